@@ -1,0 +1,1 @@
+"""finerank: the ranking stage of a recommender, from event logs to served scores."""

@@ -1,0 +1,1 @@
+"""From logs and tables to the prepared data set, and from there to batches."""

@@ -1,0 +1,103 @@
+"""The prepared data set: what `prepare` wrote, memory-mapped."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from finerank.data.encoding import load_encodings
+from finerank.data.entities import Entities
+from finerank.data.events import EventStore
+from finerank.data.examples import Examples
+from finerank.data.prepare import read_manifest
+from finerank.data.rows import RowEncoder
+from finerank.data.schema import Schema
+from finerank.data.storage import read_columns
+from finerank.recipe import Recipe
+
+if TYPE_CHECKING:
+    from finerank.recipe import SplitName
+
+
+class Dataset:
+    """A prepared data set.
+
+    Args:
+        folder: what `finerank prepare` wrote.
+
+    Raises:
+        FinerankError: the folder holds none, or one of another version.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.recipe = Recipe.parse(self.manifest["recipe"], where=str(folder))
+        self.schema = Schema.from_json(self.manifest["schema"])
+
+    def _entities(self, home: str) -> Entities | None:
+        folder = self.folder / home
+        return Entities.load(folder) if folder.exists() else None
+
+    @cached_property
+    def users(self) -> Entities | None:
+        """The users, or None where the log names none."""
+        return self._entities("users")
+
+    @cached_property
+    def items(self) -> Entities | None:
+        """The items, or None where the log names none."""
+        return self._entities("items")
+
+    @cached_property
+    def stores(self) -> dict[str, EventStore]:
+        """The events behind each history."""
+        folder = self.folder / "events"
+        return {each.name: EventStore.load(folder / each.name) for each in self.schema.histories}
+
+    @cached_property
+    def encoder(self) -> RowEncoder:
+        """What turns raw rows into the numbers of this data set."""
+        return RowEncoder(
+            load_encodings(self.folder / "encodings", self.schema),
+            users=None if self.users is None else self.users.keys,
+            items=None if self.items is None else self.items.keys,
+        )
+
+    def split(self, name: SplitName) -> Examples:
+        """The examples of a split."""
+        requests = read_columns(self.folder / name / "requests.arrow")
+        candidates = read_columns(self.folder / name / "candidates.arrow")
+        labels = [_flat(candidates.pop(f"label.{task}")) for task in self.schema.tasks]
+        first = _flat(requests.pop("first_candidate"))
+        item = candidates.pop("item", None)
+        user = requests.pop("user", None)
+        windows = {
+            each.name: (
+                _flat(requests.pop(f"start.{each.name}")),
+                _flat(requests.pop(f"end.{each.name}")),
+            )
+            for each in self.schema.histories
+        }
+        requests.pop("time", None)
+        return Examples(
+            schema=self.schema,
+            users=self.users,
+            items=self.items,
+            stores=self.stores,
+            user=torch.zeros(len(first), dtype=torch.int32) if user is None else _flat(user),
+            request=requests,
+            windows=windows,
+            first_candidate=torch.cat([first, first.new_tensor([len(labels[0])])]),
+            item=None if item is None else _flat(item),
+            candidate=candidates,
+            labels=labels,
+        )
+
+
+def _flat(column: object) -> torch.Tensor:
+    assert isinstance(column, torch.Tensor)
+    return column

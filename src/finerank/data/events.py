@@ -1,0 +1,98 @@
+"""Past events, stored once in order of user and time; a history is a window over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from finerank.data.storage import read_columns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from finerank.data.batch import Column
+
+Times = np.ndarray
+
+
+def as_times(values: pa.Array) -> Times:
+    """Times as numbers that compare as they do: int64, or float64 for fractions.
+
+    Dates and times become microseconds since 1970 (UTC); numbers stay what they are.
+
+    Raises:
+        ValueError: neither a number nor a date nor a time.
+    """
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        # a time zone only changes how a moment is shown, not when it is
+        micros = values.cast(pa.timestamp("us", getattr(values.type, "tz", None)), safe=False)
+        return micros.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    if pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
+        return pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
+    msg = f"numbers, dates or times, found {values.type}"
+    raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class EventStore:
+    """The events that may enter one history.
+
+    Attributes:
+        time: of each event, ascending within a user.
+        item: row of each event's item ``(events,)``, or None where the log names no items.
+        columns: features of the event that the log holds.
+        user_offsets: events of user row ``u`` are ``user_offsets[u]:user_offsets[u + 1]``.
+    """
+
+    time: Tensor
+    item: Tensor | None
+    columns: dict[str, Column]
+    user_offsets: Tensor
+
+    @classmethod
+    def load(cls, folder: Path) -> EventStore:
+        """Memory-map what preparation wrote."""
+        columns = read_columns(folder / "events.arrow")
+        time, item = columns.pop("time"), columns.pop("item", None)
+        offsets = read_columns(folder / "users.arrow")["offset"]
+        assert isinstance(time, torch.Tensor)
+        assert isinstance(offsets, torch.Tensor)
+        assert item is None or isinstance(item, torch.Tensor)
+        return cls(time, item, columns, offsets)
+
+    def window(self, users: np.ndarray, times: Times, max_length: int) -> tuple[np.ndarray, ...]:
+        """Where the histories of requests begin and end in the store.
+
+        The history of a request is the last ``max_length`` events of its user strictly before its
+        time; an event at the same time is not history. User rows that the store doesn't have
+        (unknown users) have no history.
+
+        Args:
+            users: user row of each request ``(R,)``.
+            times: time of each request ``(R,)``.
+
+        Returns:
+            First event and end ``(R,)`` each, int64.
+        """
+        offsets, event_times = self.user_offsets.numpy(), self.time.numpy()
+        last = len(offsets) - 1
+        known = users < last
+        first = np.where(known, offsets[np.minimum(users, last)], 0)
+        low = first.copy()
+        high = np.where(known, offsets[np.minimum(users + 1, last)], 0)
+        while (open_ := low < high).any():  # one binary search for all requests together
+            middle = (low + high) // 2
+            before = np.zeros(len(low), dtype=bool)
+            before[open_] = event_times[middle[open_]] < times[open_]
+            low = np.where(open_ & before, middle + 1, low)
+            high = np.where(open_ & ~before, middle, high)
+        return np.maximum(first, low - max_length), low

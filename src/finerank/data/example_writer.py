@@ -1,0 +1,190 @@
+"""Encoded events, requests and candidates on their way to disk, piece by piece, and counted."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from finerank.data.batch import Jagged
+from finerank.data.events import EventStore
+from finerank.data.rows import EncodedRows, RowEncoder, starts_request
+from finerank.data.storage import ColumnWriter, write_columns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finerank.data.entities import Entities
+    from finerank.data.schema import Feature, History, Schema
+
+
+class ExampleWriter:
+    """Writes the events of each history, then the requests and candidates of each split.
+
+    Pieces of events come in order of user and time; pieces of examples too, split after split.
+
+    Attributes:
+        events: how many events each history has.
+        requests: how many requests each split has.
+    """
+
+    def __init__(
+        self, folder: Path, schema: Schema, encoder: RowEncoder, entities: dict[str, Entities]
+    ) -> None:
+        self.folder, self.schema, self.encoder, self.entities = folder, schema, encoder, entities
+        self.events: dict[str, int] = {}
+        self.requests: dict[str, int] = {}
+        self._stores: dict[str, EventStore] = {}
+        self._stack = contextlib.ExitStack()
+        self._events: ColumnWriter | None = None
+        self._requests: ColumnWriter | None = None
+        self._candidates: ColumnWriter | None = None
+        self._previous: EncodedRows | None = None
+        self._per_user = np.zeros(0, dtype=np.int64)
+        self._counts: dict[str, _Counts] = {}
+        self._in_log = [f for f in schema.features if f.home == "log" and f.side != "history"]
+
+    def add_events(self, history: History, piece: pa.RecordBatch) -> None:
+        """Add events, in order of user and time."""
+        features = [f for f in map(self.schema.feature, history.features) if f.home == "log"]
+        rows = self.encoder.encode(piece, [f.name for f in features])
+        assert rows.user is not None
+        assert rows.time is not None
+        columns = {"time": pa.array(rows.time, from_pandas=False), **rows.features}
+        if rows.item is not None:
+            columns["item"] = pa.array(rows.item)
+        if self._events is None:
+            path = self.folder / "events" / history.name / "events.arrow"
+            self._events = self._stack.enter_context(ColumnWriter(path, _schema_of(columns)))
+            self._per_user = np.zeros(len(self.entities["users"].keys), dtype=np.int64)
+        self._events.append(columns)
+        self._per_user += np.bincount(rows.user, minlength=len(self._per_user))
+
+    def end_events(self, history: History) -> None:
+        """Close the store of a history."""
+        self._stack.close()
+        folder = self.folder / "events" / history.name
+        offsets = np.concatenate([[0], np.cumsum(self._per_user)])
+        write_columns(folder / "users.arrow", pa.record_batch({"offset": pa.array(offsets)}))
+        self._stores[history.name] = EventStore.load(folder)
+        self.events[history.name] = int(offsets[-1])
+        self._events = None
+
+    def add_examples(self, split: str, piece: pa.RecordBatch) -> None:
+        """Add examples, in order of user, time and context."""
+        rows = self.encoder.encode(piece, [f.name for f in self._in_log])
+        own = [f.name for f in self._in_log if f.side != "item"]
+        starts = np.flatnonzero(starts_request(rows, own, self._previous))
+        request = {name: rows.features[name].take(pa.array(starts)) for name in own}
+        request["first_candidate"] = pa.array(
+            starts + (self._candidates.rows if self._candidates else 0)
+        )
+        if rows.user is not None:
+            request["user"] = pa.array(rows.user[starts])
+        if rows.time is not None:
+            request["time"] = pa.array(rows.time[starts], from_pandas=False)
+        for history in self.schema.histories:
+            assert rows.user is not None
+            assert rows.time is not None
+            window = self._stores[history.name].window(
+                rows.user[starts], rows.time[starts], history.max_length
+            )
+            request[f"start.{history.name}"], request[f"end.{history.name}"] = map(pa.array, window)
+        candidate = {f.name: rows.features[f.name] for f in self._in_log if f.side == "item"}
+        if rows.item is not None:
+            candidate["item"] = pa.array(rows.item)
+        for task in self.schema.tasks:
+            labels = piece.column(f"label.{task}").to_numpy(zero_copy_only=False)
+            candidate[f"label.{task}"] = pa.array(labels.astype(np.float32), from_pandas=False)
+        if self._requests is None or self._candidates is None:
+            self._requests, self._candidates = (
+                self._stack.enter_context(
+                    ColumnWriter(self.folder / split / f"{kind}.arrow", _schema_of(columns))
+                )
+                for kind, columns in (("requests", request), ("candidates", candidate))
+            )
+            self._counts[split] = _Counts()
+        self._requests.append(request)
+        self._candidates.append(candidate)
+        self._previous = _last(rows)
+        self.requests[split] = self._requests.rows
+        self._count(split, rows, candidate)
+
+    def end_examples(self) -> None:
+        """Close the files of a split."""
+        self._stack.close()
+        self._requests = self._candidates = self._previous = None
+
+    def _count(self, split: str, rows: EncodedRows, candidate: dict[str, pa.Array]) -> None:
+        counts = self._counts[split]
+        for feature in self.schema.features:
+            if feature.side != "history":
+                counts.add(f"unknown.{feature.name}", self._unknown(feature, rows))
+        for task in self.schema.tasks:
+            labels = candidate[f"label.{task}"].to_numpy()
+            counts.add(f"label.{task}", labels[~np.isnan(labels)])
+
+    def _unknown(self, feature: Feature, rows: EncodedRows) -> np.ndarray:
+        """Where a feature's value is unknown or missing, a flag for each example."""
+        if feature.home == "log":
+            array = rows.features[feature.name]
+            if feature.type == "ids":
+                return np.asarray(array.value_lengths()) == 0
+            if feature.type == "vector":
+                return ~array.flatten().to_numpy().reshape(len(array), -1).any(axis=1)
+            return _is_unknown(array.to_numpy())
+        entity = rows.user if feature.home == "users" else rows.item
+        column = self.entities[feature.home].features[feature.name]
+        if isinstance(column, Jagged):
+            return column.offsets.diff().numpy()[entity] == 0
+        values = column.numpy()[entity]
+        unknown = ~values.any(axis=1) if feature.type == "vector" else _is_unknown(values)
+        return np.asarray(unknown)
+
+    def unknown_rates(self) -> dict[str, dict[str, float]]:
+        """By split and feature, the share of examples whose value is unknown or missing."""
+        return self._rates("unknown.")
+
+    def label_rates(self) -> dict[str, dict[str, float]]:
+        """By split and task, the share of labels that are 1."""
+        return self._rates("label.")
+
+    def _rates(self, prefix: str) -> dict[str, dict[str, float]]:
+        return {
+            split: {
+                name.removeprefix(prefix): round(float(hits / total), 6) if total else 0.0
+                for name, (hits, total) in counts.by_name.items()
+                if name.startswith(prefix)
+            }
+            for split, counts in self._counts.items()
+        }
+
+
+class _Counts:
+    """Sums and sizes of flags by name."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, tuple[float, int]] = {}
+
+    def add(self, name: str, flags: np.ndarray) -> None:
+        hits, total = self.by_name.get(name, (0.0, 0))
+        self.by_name[name] = (hits + float(flags.sum()), total + len(flags))
+
+
+def _is_unknown(values: np.ndarray) -> np.ndarray:
+    return np.isnan(values) if values.dtype.kind == "f" else values == 0
+
+
+def _schema_of(columns: dict[str, pa.Array]) -> pa.Schema:
+    return pa.schema([(name, array.type) for name, array in columns.items()])
+
+
+def _last(rows: EncodedRows) -> EncodedRows:
+    return EncodedRows(
+        user=None if rows.user is None else rows.user[-1:],
+        item=None if rows.item is None else rows.item[-1:],
+        time=None if rows.time is None else rows.time[-1:],
+        features={name: array[-1:] for name, array in rows.features.items()},
+    )

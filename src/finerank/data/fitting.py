@@ -1,0 +1,148 @@
+"""What is learnt from the training rows before training: vocabularies, means, widths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ibis
+
+from finerank.data.encoding import (
+    Encoding,
+    IdEncoding,
+    IdsEncoding,
+    NumberEncoding,
+    VectorEncoding,
+)
+from finerank.data.rows import as_id
+from finerank.data.vocabulary import Vocabulary
+from finerank.errors import FinerankError
+
+if TYPE_CHECKING:
+    from finerank.data.tables import RawTables
+    from finerank.recipe import Recipe
+
+
+class Fitting:
+    """Fits the encodings of a recipe's features on the training rows.
+
+    A value that a user or item table holds counts once for every training row of its user or item.
+    """
+
+    def __init__(self, train: ibis.Table, tables: RawTables) -> None:
+        self.train, self.tables, self.recipe = train, tables, tables.recipe
+
+    def encodings(self) -> dict[str, Encoding]:
+        """One encoding a feature; features of one id space share their vocabulary."""
+        recipe = self.recipe
+        spaces: dict[str, list[str]] = {}
+        for name, feature in recipe.features.items():
+            if feature.type in ("id", "ids"):
+                spaces.setdefault(recipe.space_of(name), []).append(name)
+        vocabularies = {space: self._vocabulary(space, names) for space, names in spaces.items()}
+        return {name: self._encoding(name, recipe, vocabularies) for name in recipe.features}
+
+    def _encoding(self, name: str, recipe: Recipe, vocabularies: dict[str, Vocabulary]) -> Encoding:
+        feature, kind = recipe.features[name], self.tables.column_type(name)
+        where = f"features.{name}"
+        if feature.type == "id":
+            return IdEncoding(vocabularies[recipe.space_of(name)])
+        if feature.type == "ids":
+            return IdsEncoding(vocabularies[recipe.space_of(name)], feature.separator)
+        if feature.type == "vector":
+            if not kind.is_array() or not kind.value_type.is_numeric():
+                raise FinerankError(where, expected="lists of numbers", found=str(kind))
+            return VectorEncoding(self._width(name))
+        if not kind.is_numeric() and not kind.is_boolean():
+            raise FinerankError(
+                where,
+                expected="numbers",
+                found=f"a column of type {kind}",
+                fix="Say type: id, or cast it under derive.",
+            )
+        return self._number(name)
+
+    def _values(self, name: str) -> ibis.Table:
+        """The raw values of a feature over the training rows: ``value`` and how often, ``n``."""
+        home = self.tables.home_of(name)
+        is_id = self.recipe.features[name].type in ("id", "ids")
+        if home == "log":
+            value = self.train[f"feature.{name}"]
+            return self.train.select(value=value).group_by("value").agg(n=ibis._.count())
+        side = "user" if home == "users" else "item"
+        counts = self.train.group_by(entity=self.train[side]).agg(n=ibis._.count())
+        table = self.tables.entities[home]
+        settings = self.recipe.users if home == "users" else self.recipe.items
+        assert settings is not None
+        column = table[self.tables.raw_column(name)]
+        entities = table.select(
+            key=as_id(table[settings.key], f"{home}.key"),
+            value=as_id(column, f"features.{name}") if is_id else column,
+        )
+        if self.tables.raw_column(name) == settings.key:  # the log's ids, in the table or not
+            return counts.select(value=counts.entity, n=counts.n)
+        return counts.join(entities, counts.entity == entities.key).select("value", "n")
+
+    def _vocabulary(self, space: str, features: list[str]) -> Vocabulary:
+        parts = []
+        for name in features:
+            values = self._values(name).filter(ibis._.value.notnull())
+            feature, kind = self.recipe.features[name], values.value.type()
+            where = f"features.{name}"
+            if feature.type == "ids":
+                if feature.separator is not None and kind.is_string():
+                    values = values.mutate(value=values.value.split(feature.separator))
+                elif not kind.is_array():
+                    raise FinerankError(
+                        where,
+                        expected="a list column, or text and a separator",
+                        found=f"a column of type {kind}",
+                    )
+                values = values.mutate(value=values.value.unnest())
+                if values.value.type().is_string():
+                    values = values.mutate(value=values.value.strip())
+                    values = values.filter(values.value != "")
+                values = values.filter(values.value.notnull())
+                values = values.mutate(value=as_id(values.value, where))
+            elif kind.is_array():
+                raise FinerankError(
+                    where, expected="one id a row", found="lists", fix="Say type: ids."
+                )
+            parts.append(values.select("value", "n"))
+        kinds = {str(part.value.type().copy(nullable=True)) for part in parts}
+        if len(kinds) > 1:
+            raise FinerankError(
+                f"features {', '.join(features)}",
+                expected=f"one type of id in the space {space}",
+                found=" and ".join(sorted(kinds)),
+                fix="Cast one of them under derive.",
+            )
+        min_count = max(self.recipe.features[name].min_count for name in features)
+        joined = parts[0] if len(parts) == 1 else ibis.union(*parts)
+        counts = joined.group_by("value").agg(n=ibis._.n.sum()).filter(ibis._.n >= min_count)
+        ordered = counts.order_by(ibis.desc("n"), "value").select("value").to_pyarrow()
+        return Vocabulary(ordered["value"].combine_chunks())
+
+    def _number(self, name: str) -> NumberEncoding:
+        values = self._values(name).mutate(value=ibis._.value.cast("float64"))
+        finite = values.filter(
+            values.value.notnull() & ~values.value.isnan() & ~values.value.isinf()
+        )
+        total = finite.agg(n=finite.n.sum(), sum=(finite.n * finite.value).sum())
+        first = total.to_pyarrow().to_pylist()[0]
+        if not first["n"]:
+            return NumberEncoding(mean=0.0, std=1.0)
+        mean = first["sum"] / first["n"]
+        squares = (finite.n * (finite.value - mean) ** 2).sum().to_pyarrow().as_py()
+        std = (squares / first["n"]) ** 0.5
+        return NumberEncoding(mean=mean, std=std if std > 0 else 1.0)
+
+    def _width(self, name: str) -> int:
+        values = self._values(name).filter(ibis._.value.notnull())
+        length = values.value.length()
+        least, most = (
+            values.agg(least=length.min(), most=length.max()).to_pyarrow().to_pylist()[0].values()
+        )
+        if least is None or least != most or least == 0:
+            found = "none" if least is None else f"widths from {least} to {most}"
+            raise FinerankError(f"features.{name}", expected="vectors of one width", found=found)
+        return int(least)

@@ -1,0 +1,205 @@
+"""Log rows under names of our own, and their encoding; the same before training and when serving.
+
+A row is an event that is also an example: a user, an item, a time, features, labels. Column names:
+``user``, ``item``, ``time``, ``split``, ``feature.NAME``, ``label.TASK``, ``enters.HISTORY``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from finerank.data.events import Times, as_times
+from finerank.data.tables import with_columns
+from finerank.errors import FinerankError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import ibis
+
+    from finerank.data.encoding import Encoding
+    from finerank.data.vocabulary import Vocabulary
+    from finerank.recipe import Recipe
+
+
+def as_id(column: ibis.Column, where: str) -> ibis.Column:
+    """An id column as int64 or text, or lists of them as they are.
+
+    Raises:
+        FinerankError: floats that aren't whole numbers.
+    """
+    kind = column.type()
+    if kind.is_floating():
+        table = column.as_table()
+        value = table[table.columns[0]]
+        wrong = value.notnull() & ~value.isnan() & (value != value.floor())
+        broken = table.filter(wrong).limit(1).to_pyarrow()
+        if broken.num_rows:
+            raise FinerankError(
+                where, expected="whole numbers or text as ids", found=str(broken[0][0].as_py())
+            )
+        return column.isnan().ifelse(None, column).cast("int64")
+    if kind.is_integer() or kind.is_boolean():
+        return column.cast("int64")
+    return column if kind.is_array() else column.cast("string")
+
+
+def select_rows(
+    log: ibis.Table, recipe: Recipe, features: Sequence[str], *, labels: bool
+) -> ibis.Table:
+    """The log with our column names.
+
+    Args:
+        features: those whose column is in the log.
+        labels: whether to add labels, entry to the histories, and the split that files give.
+    """
+    sql: dict[str, str] = {}
+    if labels:
+        for name, task in recipe.tasks.items():
+            sql[f"label.{name}"] = f"CAST(({task.label}) AS DOUBLE)"
+        for name, history in recipe.histories.items():
+            sql[f"enters.{name}"] = f"coalesce(({history.where or 'TRUE'}), FALSE)"
+    log = with_columns(log, sql, "tasks and histories:")
+    selected: dict[str, ibis.Value] = {name: log[name] for name in sql}
+    if recipe.log.user is not None:
+        selected["user"] = as_id(log[recipe.log.user], "log.user")
+    if recipe.log.item is not None:
+        selected["item"] = as_id(log[recipe.log.item], "log.item")
+    if recipe.log.time is not None and recipe.log.time in log.columns:
+        selected["time"] = log[recipe.log.time]
+    for name in features:
+        column = log[recipe.column_of(name)]
+        is_id = recipe.features[name].type in ("id", "ids")
+        selected[f"feature.{name}"] = as_id(column, f"features.{name}") if is_id else column
+    if labels and recipe.split.by == "files":
+        selected["split"] = log["split"]
+    return log.select(**selected)
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows as numbers.
+
+    Attributes:
+        user: row of the user in the prepared user table ``(rows,)`` int32, 0 where unknown.
+        item: likewise.
+        time: or None where the log has no time.
+        features: name -> encoded column.
+    """
+
+    user: np.ndarray | None
+    item: np.ndarray | None
+    time: Times | None
+    features: dict[str, pa.Array]
+
+
+class RowEncoder:
+    """Turns raw rows into numbers with what was fitted on the training period."""
+
+    def __init__(
+        self,
+        encodings: Mapping[str, Encoding],
+        *,
+        users: Vocabulary | None,
+        items: Vocabulary | None,
+    ) -> None:
+        self.encodings, self.users, self.items = encodings, users, items
+
+    def encode(self, rows: pa.RecordBatch | pa.Table, features: Sequence[str]) -> EncodedRows:
+        """Encode the user, item and time of rows, and the named features.
+
+        Raises:
+            FinerankError: a value that its encoding can't take, with the column.
+        """
+        columns = set(rows.schema.names)
+        return EncodedRows(
+            user=self.users.encode(_flat(rows, "user")) if self.users is not None else None,
+            item=self.items.encode(_flat(rows, "item")) if self.items is not None else None,
+            time=_times(_flat(rows, "time")) if "time" in columns else None,
+            features={name: self.encode_feature(name, rows) for name in features},
+        )
+
+    def encode_feature(self, name: str, rows: pa.RecordBatch | pa.Table) -> pa.Array:
+        """Encode one feature of raw rows, from its column ``feature.NAME``."""
+        values = _flat(rows, f"feature.{name}")
+        try:
+            return self.encodings[name].encode(values)
+        except (ValueError, pa.ArrowException) as error:
+            expected = str(error).partition(", found ")
+            raise FinerankError(
+                f"features.{name}",
+                expected=expected[0] if expected[1] else "values of the feature's type",
+                found=expected[2] or str(error).splitlines()[0],
+            ) from error
+
+
+def _flat(rows: pa.RecordBatch | pa.Table, name: str) -> pa.Array:
+    column = rows.column(name)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _times(values: pa.Array) -> Times:
+    try:
+        return as_times(values)
+    except ValueError as error:
+        _, _, found = str(error).partition(", found ")
+        raise FinerankError(
+            "log.time",
+            expected="numbers, dates or times",
+            found=found,
+            fix="Cast it under log.derive, such as when: CAST(time AS TIMESTAMP).",
+        ) from error
+
+
+def starts_request(
+    rows: EncodedRows, features: Sequence[str], previous: EncodedRows | None = None
+) -> np.ndarray:
+    """Where a new request begins: another user, time or context than the row before.
+
+    Rows without user or without time are requests of their own.
+
+    Args:
+        features: the request's features among the rows' own.
+        previous: the row before the first.
+    """
+    count = len(next(iter(rows.features.values()))) if rows.user is None else len(rows.user)
+    if rows.user is None or rows.time is None:
+        return np.ones(count, dtype=bool)
+    starts = np.zeros(count, dtype=bool)
+    starts[:1] = previous is None
+    pairs: list[tuple[np.ndarray | pa.Array, np.ndarray | pa.Array | None]] = [
+        (rows.user, previous.user if previous else None),
+        (rows.time, previous.time if previous else None),
+        *((rows.features[f], previous.features[f] if previous else None) for f in features),
+    ]
+    for column, before in pairs:
+        starts |= _changes(column, before)
+    return starts
+
+
+def _changes(column: np.ndarray | pa.Array, before: np.ndarray | pa.Array | None) -> np.ndarray:
+    """Where a value differs from the one before it; False at the first without one before."""
+    if isinstance(column, np.ndarray):
+        values = column if before is None else np.concatenate([before, column])
+        differs = values[1:] != values[:-1]
+    else:
+        joined = column if before is None else pa.concat_arrays([before, column])
+        differs = _array_changes(joined)
+    return np.concatenate([[False], differs]) if before is None else differs
+
+
+def _array_changes(array: pa.Array) -> np.ndarray:
+    if pa.types.is_fixed_size_list(array.type):
+        dense = array.flatten().to_numpy().reshape(len(array), -1)
+        return np.asarray((dense[1:] != dense[:-1]).any(axis=1))
+    if pa.types.is_large_list(array.type):
+        # equal lists have equal text; contexts of several ids are short and rare
+        texts = np.array([str(each) for each in array.to_pylist()])
+        return np.asarray(texts[1:] != texts[:-1])
+    values = array.to_numpy(zero_copy_only=False)
+    both_missing = (values[1:] != values[1:]) & (values[:-1] != values[:-1])
+    return np.asarray((values[1:] != values[:-1]) & ~both_missing)

@@ -1,0 +1,80 @@
+"""What the prepared data holds and what a model is built from: features, histories, tasks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from finerank.recipe import FeatureType, Side
+
+Home = Literal["log", "users", "items"]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input of the model, as prepared.
+
+    Attributes:
+        home: the table that holds its raw column.
+        size: for ids, the rows of the vocabulary with the unknown row; for a vector, its width;
+            for a number, 1.
+        space: for ids, the vocabulary and embedding table that it shares.
+    """
+
+    name: str
+    side: Side
+    type: FeatureType
+    home: Home
+    column: str
+    size: int
+    space: str | None = None
+    separator: str | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """A user's past events: the features of each step, and how many steps are kept."""
+
+    name: str
+    features: tuple[str, ...]
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Schema:
+    """All a model needs to know of its data."""
+
+    features: tuple[Feature, ...]
+    histories: tuple[History, ...]
+    tasks: tuple[str, ...]
+
+    def feature(self, name: str) -> Feature:
+        """The feature of that name."""
+        return next(feature for feature in self.features if feature.name == name)
+
+    @property
+    def request_features(self) -> tuple[Feature, ...]:
+        """Those of the user and of the moment."""
+        return tuple(f for f in self.features if f.side in ("user", "context"))
+
+    @property
+    def candidate_features(self) -> tuple[Feature, ...]:
+        """Those of the item."""
+        return tuple(f for f in self.features if f.side == "item")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain mappings and lists."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Schema:
+        """From what `to_json` gave."""
+        return cls(
+            features=tuple(Feature(**each) for each in content["features"]),
+            histories=tuple(
+                History(**{**each, "features": tuple(each["features"])})
+                for each in content["histories"]
+            ),
+            tasks=tuple(content["tasks"]),
+        )

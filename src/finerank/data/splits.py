@@ -1,0 +1,102 @@
+"""Which rows train, which validate, which test: a column ``split`` with 0, 1 and 2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ibis
+
+from finerank.errors import FinerankError
+from finerank.recipe import SPLITS, FilesSplit, LastSplit, RandomSplit, Recipe, TimeSplit
+
+if TYPE_CHECKING:
+    from ibis.expr import types
+
+TRAIN, VALID, TEST = range(3)
+_HEX_DIGITS = 8  # of a row's hash that decide; four thousand million steps
+
+
+def with_split(rows: types.Table, recipe: Recipe) -> types.Table:
+    """The rows with the column ``split``.
+
+    Raises:
+        FinerankError: ``valid_from`` or ``test_from`` isn't of the time column's kind.
+    """
+    split = recipe.split
+    if isinstance(split, FilesSplit):
+        return rows
+    if isinstance(split, RandomSplit):
+        return rows.mutate(split=_random(rows, split))
+    if isinstance(split, LastSplit):
+        newest = ibis.window(
+            group_by="user",
+            order_by=[rows.time.desc(), rows.item.desc()]
+            if "item" in rows.columns
+            else [rows.time.desc()],
+        )
+        place = ibis.row_number().over(newest)
+        return rows.mutate(split=_cases(place < split.test, place < split.test + split.valid))
+    valid_from, test_from = _time_bounds(rows, split)
+    return rows.mutate(split=_cases(rows.time >= test_from, rows.time >= valid_from))
+
+
+def _cases(test: ibis.Value, valid: ibis.Value) -> ibis.Value:
+    return ibis.cases((test, TEST), (valid, VALID), else_=TRAIN).cast("int8")
+
+
+def _random(rows: types.Table, split: RandomSplit) -> ibis.Value:
+    """By the hash of a row's content, so that equal rows are never on two sides."""
+    texts = [rows[name].cast("string").fill_null("") for name in rows.columns]
+    digest = ibis.literal(f"{split.seed}|")
+    for text in texts:
+        digest = digest + text + "|"
+    digest = digest.hexdigest("md5")
+    return _cases(digest < _hex(split.test), digest < _hex(split.test + split.valid))
+
+
+def _hex(share: float) -> str:
+    return f"{round(share * 16**_HEX_DIGITS):0{_HEX_DIGITS}x}"
+
+
+def _time_bounds(rows: types.Table, split: TimeSplit) -> tuple[ibis.Value, ibis.Value]:
+    """The first times of the validation and of the test period."""
+    if split.valid is not None and split.test is not None:
+        count = rows.count().to_pyarrow().as_py()
+        ordered = rows.select("time").order_by("time")
+        bounds = []
+        for later in (split.valid + split.test, split.test):
+            place = min(int(count * (1 - later)), count - 1)
+            bounds.append(ordered.limit(1, offset=place).to_pyarrow()[0][0].as_py())
+        return ibis.literal(bounds[0]), ibis.literal(bounds[1])
+    kind = rows.time.type()
+    try:
+        valid_from = ibis.literal(split.valid_from).cast(kind)
+        test_from = ibis.literal(split.test_from).cast(kind)
+        rows.select(valid=valid_from, test=test_from).limit(1).to_pyarrow()
+    except Exception as error:
+        raise FinerankError(
+            "split.valid_from, split.test_from",
+            expected=f"times as in log.time ({kind})",
+            found=f"{split.valid_from!r}, {split.test_from!r}",
+        ) from error
+    return valid_from, test_from
+
+
+def check_sizes(rows: types.Table) -> dict[str, int]:
+    """How many rows each split has.
+
+    Raises:
+        FinerankError: one of them is empty.
+    """
+    counted = rows.group_by("split").agg(rows=rows.count()).to_pyarrow().to_pylist()
+    by_index = {each["split"]: each["rows"] for each in counted}
+    sizes: dict[str, int] = {name: by_index.get(index, 0) for index, name in enumerate(SPLITS)}
+    empty = [name for name, size in sizes.items() if size == 0]
+    if empty:
+        raise FinerankError(
+            "split",
+            expected="rows for train, valid and test",
+            found=f"none for {', '.join(empty)} of {sum(sizes.values())} rows",
+            fix="Change the shares or times of the split, or bring a longer log.",
+        )
+    return sizes

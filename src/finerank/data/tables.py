@@ -1,0 +1,215 @@
+"""The raw tables of a recipe, opened in an engine, and every column it names looked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import ibis
+import pyarrow as pa
+import pyarrow.dataset
+import sqlglot
+from sqlglot import expressions
+
+from finerank.errors import FinerankError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ibis.backends.duckdb import Backend
+
+    from finerank.data.schema import Home
+    from finerank.recipe import Recipe
+
+_PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv", ".txt")
+_ARROW = (".arrow", ".feather", ".ipc")
+
+
+def find_files(path: str, where: str) -> list[Path]:
+    """The files that a path of a recipe means: itself, all of a folder, or those of a pattern.
+
+    Raises:
+        FinerankError: there are none, or they are of several kinds or of none that can be read.
+    """
+    place = Path(path)
+    if place.is_dir():
+        known = (*_PARQUET, *_CSV, *_ARROW)
+        files = sorted(f for f in place.rglob("*") if f.suffix in known and f.is_file())
+    elif place.is_file():
+        files = [place]
+    else:
+        anchor = Path(place.anchor) if place.is_absolute() else Path()
+        pattern = str(place.relative_to(anchor))
+        files = sorted(f for f in anchor.glob(pattern) if f.is_file())
+    if not files:
+        raise FinerankError(where, expected=f"a file, folder or pattern {path}", found="no file")
+    kinds = {_kind(file) for file in files}
+    if len(kinds) != 1 or None in kinds:
+        found = ", ".join(sorted({file.suffix or file.name for file in files}))
+        raise FinerankError(where, expected="Parquet, CSV or Arrow files of one kind", found=found)
+    return files
+
+
+def _kind(file: Path) -> str | None:
+    kinds = {"parquet": _PARQUET, "csv": _CSV, "arrow": _ARROW}
+    return next((kind for kind, endings in kinds.items() if file.suffix in endings), None)
+
+
+def open_table(engine: Backend, path: str, where: str) -> ibis.Table:
+    """A table over files; nothing is loaded yet.
+
+    Raises:
+        FinerankError: no such file, one that can't be read, or one without any column.
+    """
+    files = find_files(path, where)
+    names = [str(file) for file in files]
+    try:
+        if (kind := _kind(files[0])) == "parquet":
+            return engine.read_parquet(names)
+        if kind == "csv":
+            return engine.read_csv(names)
+        dataset = pyarrow.dataset.dataset(names, format="ipc")
+        return engine.read_in_memory(dataset.to_table())
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        found = str(error).splitlines()[0]
+        raise FinerankError(
+            where, expected=f"readable {kind} in {path}", found=found, fix="Is the file whole?"
+        ) from error
+
+
+def with_columns(table: ibis.Table, columns: Mapping[str, str], where: str) -> ibis.Table:
+    """The table with further columns, each given by an SQL expression over the others.
+
+    Raises:
+        FinerankError: an expression isn't SQL, names a column that isn't there, or doesn't type.
+    """
+    if not columns:
+        return table
+    for name, sql in columns.items():
+        check_sql(sql, table.columns, f"{where} {name}")
+    selected = ", ".join(f'({sql}) AS "{name}"' for name, sql in columns.items())
+    try:
+        name = ibis.util.gen_name("raw")  # a name twice in one query is an error
+        return table.alias(name).sql(f'SELECT *, {selected} FROM "{name}"', dialect="duckdb")  # noqa: S608
+    except duckdb.Error as error:
+        found = str(error).splitlines()[0]
+        raise FinerankError(
+            f"{where} {', '.join(columns)}",
+            expected="SQL expressions over the columns",
+            found=f"{'; '.join(columns.values())} ({found})",
+        ) from error
+
+
+def check_sql(sql: str, columns: tuple[str, ...], where: str) -> None:
+    """Check that an SQL expression parses and names only columns that are there."""
+    try:
+        tree = sqlglot.parse_one(f"SELECT {sql}", read="duckdb")
+    except sqlglot.errors.ParseError as error:
+        found = str(error).splitlines()[0]
+        raise FinerankError(
+            where, expected="an SQL expression", found=f"{sql!r} ({found})"
+        ) from error
+    known = {name.lower() for name in columns}
+    for column in tree.find_all(expressions.Column):
+        check_column(column.name, columns, f"{where} ({sql})", present=column.name.lower() in known)
+
+
+def check_column(
+    column: str, columns: tuple[str, ...], where: str, *, present: bool | None = None
+) -> None:
+    """Check that a column is there."""
+    if not (column in columns if present is None else present):
+        hint = did_you_mean(column, columns)
+        raise FinerankError(
+            where, expected=f"a column {column!r}", found="no such column", fix=hint
+        )
+
+
+class RawTables:
+    """The log, the user table and the item table of a recipe.
+
+    Attributes:
+        log: every row of the log with a column ``split`` where the recipe gives files per split.
+        entities: the tables ``users`` and ``items``, where the recipe has them.
+    """
+
+    def __init__(self, recipe: Recipe, engine: Backend) -> None:
+        self.recipe = recipe
+        self.entities: dict[Home, ibis.Table] = {}
+        self.log = self._open_log(engine)
+        for home, settings in recipe.entities.items():
+            table = open_table(engine, settings.path, f"{home}.path")
+            self.entities[home] = with_columns(table, settings.derive, f"{home}.derive")
+        self._check_columns()
+
+    def _open_log(self, engine: Backend) -> ibis.Table:
+        log, split = self.recipe.log, self.recipe.split
+        if split.by != "files":
+            assert log.path is not None
+            table = open_table(engine, log.path, "log.path")
+        else:
+            parts = [
+                open_table(engine, getattr(split, name), f"split.{name}").mutate(
+                    split=ibis.literal(index, "int8")
+                )
+                for index, name in enumerate(("train", "valid", "test"))
+            ]
+            names = set(parts[0].columns)
+            for name, part in zip(("valid", "test"), parts[1:], strict=True):
+                if names != set(part.columns):
+                    differ = ", ".join(sorted(names ^ set(part.columns)))
+                    raise FinerankError(
+                        f"split.{name}", expected="the columns of split.train", found=differ
+                    )
+            table = ibis.union(*(part.select(parts[0].columns) for part in parts))
+        return with_columns(table, log.derive, "log.derive")
+
+    def _check_columns(self) -> None:
+        recipe = self.recipe
+        for role in ("user", "item", "time"):
+            column = getattr(recipe.log, role)
+            if column is not None:
+                check_column(column, self.log.columns, f"log.{role}")
+        for home, settings in recipe.entities.items():
+            columns = self.entities[home].columns
+            check_column(settings.key, columns, f"{home}.key")
+            if settings.title is not None:
+                check_column(settings.title, columns, f"{home}.title")
+        for name in recipe.features:
+            self.home_of(name)
+        for name, history in recipe.histories.items():
+            if history.where is not None:
+                check_sql(history.where, self.log.columns, f"histories.{name}.where")
+        for name, task in recipe.tasks.items():
+            check_sql(task.label, self.log.columns, f"tasks.{name}")
+
+    def home_of(self, feature: str) -> Home:
+        """The table that holds a feature's column: its side's own table first, then the log."""
+        settings, column = self.recipe.features[feature], self.recipe.column_of(feature)
+        homes: dict[str, Home] = {"user": "users", "item": "items"}
+        home = homes.get(settings.side)
+        if home in self.entities and column in self.entities[home].columns:
+            return home
+        if home in self.entities and column == getattr(self.recipe.log, settings.side):
+            return home  # the id itself, under the log's name for it
+        columns = self.log.columns
+        if home in self.entities:
+            columns = (*columns, *self.entities[home].columns)
+        check_column(column, columns, f"features.{feature}")
+        return "log"
+
+    def column_type(self, feature: str) -> Any:  # noqa: ANN401  (an ibis data type)
+        """The raw type of a feature's column."""
+        home = self.home_of(feature)
+        table = self.log if home == "log" else self.entities[home]
+        return table[self.raw_column(feature)].type()
+
+    def raw_column(self, feature: str) -> str:
+        """The name of a feature's column in its own table."""
+        column, home = self.recipe.column_of(feature), self.home_of(feature)
+        if home == "log" or column in self.entities[home].columns:
+            return column
+        settings = self.recipe.users if home == "users" else self.recipe.items
+        assert settings is not None
+        return settings.key

@@ -1,0 +1,92 @@
+"""Ids: raw values of any type to integers, 0 for those never seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from finerank.data.storage import read_batch, write_columns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UNKNOWN = 0
+_DICT_PAYS_BELOW = 16  # encode by dictionary where the vocabulary is this many times the input
+
+
+def canonical(values: pa.Array) -> pa.Array:
+    """Raw ids as one of two types: whole numbers as int64, everything else as text.
+
+    Raises:
+        ValueError: a float that isn't a whole number.
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_null(values.type):
+        return values.cast(pa.int64())
+    if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
+        return values.cast(pa.int64())
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+        try:
+            return values.cast(pa.int64())
+        except pa.ArrowInvalid:
+            whole = pc.equal(pc.floor(values), values)
+            example = values.filter(pc.invert(whole))[0].as_py()
+            msg = f"whole numbers or text as ids, found {example}"
+            raise ValueError(msg) from None
+    return values.cast(pa.large_string())
+
+
+class Vocabulary:
+    """The known values of an id space; the id of a value is its position plus one.
+
+    Args:
+        values: unique and not null, int64 or text.
+    """
+
+    def __init__(self, values: pa.Array) -> None:
+        self.values = canonical(values)
+        self._id_of: dict[object, int] | None = None
+
+    def __len__(self) -> int:
+        """How many rows an embedding table needs: the values and the unknown row."""
+        return len(self.values) + 1
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Ids ``(rows,)`` int32 of raw values; 0 for null or never seen."""
+        values = self._in_my_type(canonical(values))
+        if len(values) * _DICT_PAYS_BELOW < len(self.values):
+            if self._id_of is None:
+                self._id_of = {v: i for i, v in enumerate(self.values.to_pylist(), start=1)}
+            get = self._id_of.get
+            ids = [get(value, UNKNOWN) for value in values.to_pylist()]
+            return np.array(ids, dtype=np.int32)
+        positions = pc.index_in(values, value_set=self.values, skip_nulls=True)
+        return pc.fill_null(pc.add(positions, 1), UNKNOWN).to_numpy(zero_copy_only=False)
+
+    def _in_my_type(self, values: pa.Array) -> pa.Array:
+        """Text that spells a whole number meets a vocabulary of numbers, and the reverse."""
+        if values.type == self.values.type:
+            return values
+        if pa.types.is_int64(self.values.type):
+            spells_number = pc.match_substring_regex(values, r"^-?[0-9]{1,18}$")
+            values = pc.if_else(spells_number, values, None)
+        return values.cast(self.values.type)
+
+    def decode(self, ids: np.ndarray) -> list[object]:
+        """The raw values of ids; None for the unknown id."""
+        positions = pa.array(np.asarray(ids) - 1, mask=np.asarray(ids) == UNKNOWN)
+        return list(self.values.take(positions).to_pylist())
+
+    def save(self, path: Path) -> None:
+        """Write to an Arrow file."""
+        write_columns(path, pa.record_batch({"value": self.values}))
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read what `save` wrote."""
+        return cls(read_batch(path).column("value"))

@@ -1,0 +1,1 @@
+"""The models of the literature, composed of the blocks in `finerank.nn`."""

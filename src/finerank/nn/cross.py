@@ -1,0 +1,81 @@
+"""Cross networks: products of features, of one degree more with each layer.
+
+Shape letters: ``B`` rows (candidates), ``W`` the input's width, ``L`` layers, ``K`` low rank.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+
+class CrossNetwork(nn.Module):
+    r"""Cross the input with itself, each layer's weight a vector.
+
+    .. math:: x_{l+1} = x_0\, (x_l^\top w_l) + b_l + x_l
+
+    The weights start small enough, within :math:`\pm 1 / \sqrt{W}`, that a unit-sized input
+    stays about that size through the layers.
+
+    Shape:
+        - input and output: ``(B, W)``.
+
+    Source:
+        Wang et al., Deep & Cross Network for Ad Click Predictions, ADKDD 2017,
+        arXiv:1708.05123, eq. (3).
+    """
+
+    def __init__(self, dim: int, *, num_layers: int) -> None:
+        super().__init__()
+        self.output_dim = dim
+        bound = 1 / sqrt(dim)
+        self.weight = nn.Parameter(torch.empty(num_layers, dim).uniform_(-bound, bound))  # (L, W)
+        self.bias = nn.Parameter(torch.zeros(num_layers, dim))  # (L, W)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the crossed rows ``(B, W)``."""
+        crossed = x
+        for weight, bias in zip(self.weight, self.bias, strict=True):
+            strength = (crossed @ weight).unsqueeze(1)  # (B, 1)
+            crossed = x * strength + bias + crossed
+        return crossed
+
+
+class CrossNetworkV2(nn.Module):
+    r"""Cross the input with itself, each layer's weight a matrix.
+
+    .. math:: x_{l+1} = x_0 \odot (W_l x_l + b_l) + x_l
+
+    With a low rank :math:`W_l = U_l V_l^\top`, where ``U`` and ``V`` are ``(W, K)``.
+
+    Shape:
+        - input and output: ``(B, W)``.
+
+    Source:
+        Wang et al., DCN V2, WWW 2021, arXiv:2008.13535, eqs. (1) and (2).
+    """
+
+    def __init__(self, dim: int, *, num_layers: int, low_rank: int | None = None) -> None:
+        """Build the layers.
+
+        Args:
+            dim: The input's width ``W``.
+            num_layers: How many crosses, so that degrees up to ``num_layers + 1`` appear.
+            low_rank: The rank ``K`` of each layer's matrix; a full matrix where left out.
+        """
+        super().__init__()
+        self.output_dim = dim
+        self.layers = nn.ModuleList(_matrix(dim, low_rank) for _ in range(num_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the crossed rows ``(B, W)``."""
+        crossed = x
+        for layer in self.layers:
+            crossed = x * layer(crossed) + crossed
+        return crossed
+
+
+def _matrix(dim: int, low_rank: int | None) -> nn.Module:
+    if low_rank is None:
+        return nn.Linear(dim, dim)
+    return nn.Sequential(nn.Linear(dim, low_rank, bias=False), nn.Linear(low_rank, dim))

@@ -1,0 +1,32 @@
+"""A linear layer over a request and its candidates, the request's part computed once.
+
+Shape letters: ``R`` requests, ``B`` candidates, ``Wr`` and ``Wc`` their widths, ``H`` outputs.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def split_linear(
+    linear: nn.Linear, request: Tensor, candidate: Tensor, request_of_candidate: Tensor
+) -> Tensor:
+    r"""Apply a linear layer to the request's columns followed by the candidate's.
+
+    .. math:: W [r; c] + b = (W_r r + b) + W_c c
+
+    The bracket is computed once for each request, and the concatenation is never built.
+
+    Args:
+        linear: A layer of ``Wr + Wc`` inputs, the request's first.
+        request: ``(R, Wr)``.
+        candidate: ``(B, Wc)``.
+        request_of_candidate: The request of each candidate ``(B,)``.
+
+    Returns:
+        ``(B, H)``.
+    """
+    request_weight, candidate_weight = linear.weight.tensor_split([request.shape[1]], dim=1)
+    of_request = functional.linear(request, request_weight, linear.bias)  # (R, H)
+    of_request = of_request.index_select(0, request_of_candidate)  # (B, H)
+    return torch.addmm(of_request, candidate, candidate_weight.t())

@@ -1,0 +1,26 @@
+"""Batch normalisation that a batch of one row, or of none, does not break.
+
+Shape letters: ``B`` rows, ``H`` neurons.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Normalise each neuron over the rows of the batch.
+
+    One row has no variance and no row has no mean: in training, a batch of fewer than two rows
+    is normalised by the running statistics and leaves them as they are.
+
+    Shape:
+        - input and output: ``(B, H)``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Return the normalised rows ``(B, H)``."""
+        if self.training and input.shape[0] <= 1:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)

@@ -1,0 +1,89 @@
+"""Several MLPs of one shape, side by side, computed as one batched product.
+
+Shape letters: ``B`` rows (candidates), ``M`` members (experts, or tasks' towers), ``I`` inputs,
+``O`` outputs, ``H`` the last hidden width.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from finerank.nn.activations import ActivationName, activation
+
+
+class StackedLinear(nn.Module):
+    r"""Apply to each member's input its own linear map.
+
+    .. math:: y_m = W_m x_m + b_m
+
+    Each map starts as `torch.nn.Linear` does.
+
+    Shape:
+        - input: ``(B, M, I)``; ``(B, 1, I)`` is shared by all members.
+        - output: ``(B, M, O)``.
+    """
+
+    def __init__(self, num_members: int, input_dim: int, output_dim: int) -> None:
+        super().__init__()
+        self.output_dim = output_dim
+        bound = 1 / sqrt(input_dim)
+        self.weight = nn.Parameter(
+            torch.empty(num_members, output_dim, input_dim).uniform_(-bound, bound)
+        )  # (M, O, I)
+        self.bias = nn.Parameter(torch.empty(num_members, output_dim).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each member's output ``(B, M, O)``."""
+        members = x.transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
+        bias = self.bias.unsqueeze(1)  # (M, 1, O)
+        return torch.baddbmm(bias, members, self.weight.transpose(1, 2)).transpose(0, 1)
+
+
+class StackedMLP(nn.Module):
+    """Apply to each member's input its own layers of linear, activation and dropout.
+
+    Every neuron of every member has its own activation parameters and statistics.
+
+    Shape:
+        - input: ``(B, M, I)``; ``(B, 1, I)`` is shared by all members.
+        - output: ``(B, M, H)``, with ``H = output_dim``; the input where there are no layers.
+    """
+
+    def __init__(
+        self,
+        num_members: int,
+        input_dim: int,
+        hidden_units: Sequence[int],
+        *,
+        activation: ActivationName = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        dims = [input_dim, *hidden_units]
+        self.output_dim = dims[-1]
+        self.linears = nn.ModuleList(StackedLinear(num_members, *dim) for dim in pairwise(dims))
+        self.finishes = nn.ModuleList(
+            _finish(num_members, dim, activation, dropout) for dim in hidden_units
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each member's last hidden layer ``(B, M, H)``."""
+        for linear, finish in zip(self.linears, self.finishes, strict=True):
+            x = finish(linear(x))
+        return x
+
+
+def _finish(
+    num_members: int, dim: int, activation_name: ActivationName, dropout: float
+) -> nn.Sequential:
+    finish = nn.Sequential(
+        nn.Flatten(),  # (B, M * H): a neuron is a column, as the activations expect
+        activation(activation_name, num_members * dim),
+        nn.Unflatten(1, (num_members, dim)),
+    )
+    if dropout > 0:
+        finish.append(nn.Dropout(dropout))
+    return finish

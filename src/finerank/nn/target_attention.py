@@ -1,0 +1,135 @@
+"""Pool each history for each candidate, a step counting as much as it matters to the candidate.
+
+Shape letters: ``B`` candidates, ``R`` requests, ``N`` history steps, ``P`` pairs of a candidate
+and a step of its request's history, ``D`` the candidate's width, ``S`` a step's, ``H`` the
+attention's first hidden width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from finerank.nn.activations import ActivationName
+from finerank.nn.jagged import pair_steps, row_of_value, segment_softmax
+from finerank.nn.mlp import MLP
+
+
+class TargetAttention(nn.Module):
+    r"""Sum a user's history, each step weighted by its relevance to the candidate.
+
+    .. math:: u = \sum_{t} a(c, h_t)\, h_t
+
+    with :math:`a` an MLP over the candidate, the step, their difference and their product. The
+    weights are not normalised, so the length of ``u`` keeps the strength of the interest.
+
+    The MLP's first layer is linear, so it falls apart exactly:
+
+    .. math::
+        W_1 c + W_2 h + W_3 (c - h) + W_4 (c \odot h)
+        = \underbrace{(W_1 + W_3)}_{W_c} c + \underbrace{(W_2 - W_3)}_{W_h} h
+        + \underbrace{W_4}_{W_p} (c \odot h)
+
+    The difference adds no function that :math:`W_c` and :math:`W_h` lack, so these and
+    :math:`W_p` are what is learned, side by side in one weight ``(H, D + S + D)``.
+    :math:`W_c c` is computed once for each candidate, :math:`W_h h` once for each step, and only
+    :math:`W_p (c \odot h)` for each pair.
+
+    A step may be wider than the candidate: its first ``D`` columns are the features that they
+    share, in the same order; the others (event type, rating) are the step's own.
+
+    Shape:
+        - candidate: ``(B, D)``; history values: ``(N, S)`` with offsets ``(R + 1,)``.
+        - output: ``(B, S)``; a row of zeros where the history is empty.
+
+    Source:
+        Zhou et al., Deep Interest Network, KDD 2018, arXiv:1706.06978, eq. (3). The difference is
+        in the authors' code, not in the paper. The code applies softmax; the paper's equation
+        does not, and this block only where asked.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        step_dim: int | None = None,
+        hidden_units: Sequence[int] = (80, 40),
+        activation: ActivationName = "dice",
+        softmax: bool = False,
+    ) -> None:
+        """Build the attention's MLP.
+
+        Args:
+            dim: The candidate's width ``D``.
+            step_dim: A step's width ``S``, at least ``D``; ``D`` where left out.
+            hidden_units: The widths of the attention's hidden layers, at least one.
+            activation: Their activation.
+            softmax: Whether the weights of a history are made to sum to 1.
+
+        Raises:
+            ValueError: There is no hidden layer, or a step is narrower than the candidate.
+        """
+        super().__init__()
+        step_dim = dim if step_dim is None else step_dim
+        if step_dim < dim:
+            raise ValueError(f"expected step_dim of at least dim ({dim}), got {step_dim}")
+        if not hidden_units:
+            raise ValueError("expected at least one hidden layer in the attention, got none")
+        self.dim = dim
+        self.output_dim = step_dim
+        self.softmax = softmax
+        self.mlp = MLP(dim + step_dim + dim, hidden_units, activation=activation)
+        # Softmax is blind to a constant.
+        self.logit = nn.Linear(self.mlp.output_dim, 1, bias=not softmax)
+
+    def forward(
+        self, candidate: Tensor, values: Tensor, offsets: Tensor, request_of_candidate: Tensor
+    ) -> Tensor:
+        """Return each candidate's view of its request's history ``(B, S)``.
+
+        Args:
+            candidate: ``(B, D)``.
+            values: The steps of all histories ``(N, S)``.
+            offsets: Where each request's history begins and ends ``(R + 1,)``.
+            request_of_candidate: The request of each candidate ``(B,)``.
+        """
+        step_of_pair, pair_offsets = pair_steps(offsets, request_of_candidate)
+        weights = self._weights(candidate, values, step_of_pair, pair_offsets)
+        return functional.embedding_bag(
+            step_of_pair,
+            values,
+            pair_offsets,
+            mode="sum",
+            per_sample_weights=weights.to(values.dtype),
+            include_last_offset=True,
+        )
+
+    def weights(
+        self, candidate: Tensor, values: Tensor, offsets: Tensor, request_of_candidate: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weight of each pair ``(P,)`` and each candidate's offsets in it ``(B + 1,)``.
+
+        The pairs of a candidate follow the steps of its request's history. The arguments are those
+        of `forward`. Without softmax a weight may have any size and sign.
+        """
+        step_of_pair, pair_offsets = pair_steps(offsets, request_of_candidate)
+        return self._weights(candidate, values, step_of_pair, pair_offsets), pair_offsets
+
+    def _weights(
+        self, candidate: Tensor, values: Tensor, step_of_pair: Tensor, pair_offsets: Tensor
+    ) -> Tensor:
+        candidate_of_pair = row_of_value(pair_offsets, step_of_pair.shape[0])  # (P,)
+        first = self.mlp.first
+        candidate_weight, step_weight, product_weight = first.weight.tensor_split(
+            [self.dim, self.dim + self.output_dim], dim=1
+        )
+        of_candidate = functional.linear(candidate, candidate_weight, first.bias)  # (B, H)
+        of_step = functional.linear(values, step_weight)  # (N, H)
+        shared = values[:, : self.dim].index_select(0, step_of_pair)  # (P, D)
+        product = candidate.index_select(0, candidate_of_pair) * shared  # (P, D)
+        hidden = of_candidate.index_select(0, candidate_of_pair)
+        hidden = hidden + of_step.index_select(0, step_of_pair)
+        hidden = torch.addmm(hidden, product, product_weight.t())  # (P, H)
+        logits = self.logit(self.mlp.forward_after_first(hidden)).squeeze(1)  # (P,)
+        return segment_softmax(logits, pair_offsets) if self.softmax else logits

@@ -1,0 +1,154 @@
+"""A run: prepare where needed, train, evaluate, and one folder with all that came of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finerank.bundle import find_bundle, load_bundle, save_bundle
+from finerank.data.dataset import Dataset
+from finerank.data.prepare import MANIFEST as DATASET_MANIFEST
+from finerank.data.prepare import prepare
+from finerank.evaluation.evaluator import Metrics, evaluate
+from finerank.folders import written_whole
+from finerank.models.registry import build, check_options
+from finerank.progress import Progress, silent
+from finerank.recipe import ModelSettings, Recipe
+from finerank.training.memory import peak_memory_mb, reset_peak
+from finerank.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from finerank.recipe import SplitName
+
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `train` wrote.
+
+    Attributes:
+        folder: holds ``bundle/``, ``metrics.json``, ``recipe.yaml`` and ``log.jsonl``.
+        metrics: the content of ``metrics.json``.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def prepared_folder(recipe: Recipe, recipe_path: Path) -> Path:
+    """Where `train` keeps the data set that it prepares for a recipe."""
+    return recipe_path.parent / ".finerank" / recipe.name
+
+
+def open_source(
+    source: str | Path | Recipe, *, overrides: Sequence[str] = (), progress: Progress = silent
+) -> tuple[Recipe, Dataset]:
+    """The recipe and data set behind a recipe's file, a prepared data set's folder, or a recipe.
+
+    A recipe is prepared first, unless that is done already.
+
+    Args:
+        source: what to train on.
+        overrides: settings of the recipe to replace, each ``key.key=value``.
+        progress: told of each step of preparation.
+
+    Raises:
+        FinerankError: from the recipe or from preparing.
+    """
+    if isinstance(source, Recipe):
+        recipe, place = source.override(overrides), Path.cwd() / "recipe"
+    elif (Path(source) / DATASET_MANIFEST).is_file():
+        dataset = Dataset(source)
+        return dataset.recipe.override(overrides), dataset
+    else:
+        recipe, place = Recipe.load(source).override(overrides), Path(source)
+    check_options(recipe.model)
+    done = prepare(recipe, prepared_folder(recipe, place), progress=progress)
+    return recipe, Dataset(done.folder)
+
+
+def train(
+    source: str | Path | Recipe,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Run:
+    """Train a model and write a run's folder, whole or not at all.
+
+    Args:
+        source: a recipe, its file, or a prepared data set's folder.
+        out: the run's folder; replaced at the end if it holds a run already.
+        model: a named model in place of the recipe's, with that model's default options.
+        overrides: settings of the recipe to replace, each ``key.key=value``.
+        progress: told of each step.
+
+    Raises:
+        FinerankError: from the recipe, from preparing, or from training.
+    """
+    recipe, dataset = open_source(source, overrides=overrides, progress=progress)
+    if model is not None and model != recipe.model.name:
+        recipe = recipe.model_copy(update={"model": ModelSettings(name=model)})
+    settings = ModelSettings(name=recipe.model.name, **check_options(recipe.model))
+    recipe = recipe.model_copy(update={"model": settings})
+    with written_whole(Path(out), marker=METRICS) as folder:
+        reset_peak()
+        torch.manual_seed(recipe.training.seed)
+        network = build(dataset.schema, recipe.model)
+        trainer = Trainer(
+            recipe.training,
+            task_weights={name: task.weight for name, task in recipe.tasks.items()},
+            progress=progress,
+        )
+        fit = trainer.fit(network, dataset.split("train"), dataset.split("valid"))
+        peak = peak_memory_mb()
+        metrics = {
+            "model": recipe.model.name,
+            "valid": fit.valid,
+            "test": evaluate(network, dataset.split("test"), progress=progress),
+            "training": {
+                "samples_per_s": round(fit.samples_per_s, 1),
+                "seconds": round(fit.seconds, 3),
+                "epochs": len(fit.epochs),
+                "best_epoch": fit.best_epoch,
+                "peak_memory_mb": round(peak, 1),
+                "parameters": sum(p.numel() for p in network.parameters()),
+            },
+        }
+        save_bundle(folder / "bundle", network, recipe, dataset)
+        (folder / METRICS).write_text(json.dumps(metrics, indent=2))
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        with (folder / "log.jsonl").open("w") as log:
+            log.writelines(json.dumps(epoch) + "\n" for epoch in fit.epochs)
+    return Run(Path(out), metrics)
+
+
+def evaluate_run(
+    run: str | Path,
+    *,
+    split: SplitName = "test",
+    data: str | Path | None = None,
+    progress: Progress = silent,
+) -> Metrics:
+    """Evaluate a run's model, or a bundle, on a split of a prepared data set.
+
+    Args:
+        run: a run's folder or a bundle.
+        split: which split.
+        data: the prepared data set's folder; that of the training where left out.
+        progress: told of each step.
+
+    Raises:
+        FinerankError: there is no bundle or no data set.
+    """
+    bundle = load_bundle(find_bundle(run))
+    dataset = Dataset(bundle.dataset if data is None else data)
+    return evaluate(bundle.model, dataset.split(split), progress=progress)

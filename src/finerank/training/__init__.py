@@ -1,0 +1,1 @@
+"""The training loop: loss, early stopping, the run folder."""

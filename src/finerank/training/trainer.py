@@ -1,0 +1,152 @@
+"""The training loop: epochs, validation, early stopping, the best weights.
+
+Shapes: ``B`` candidates, ``T`` tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finerank.data.loader import Loader
+from finerank.errors import FinerankError
+from finerank.evaluation.evaluator import Metrics, evaluate
+from finerank.progress import Progress, silent
+from finerank.training.loss import task_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from finerank.data.examples import Examples
+    from finerank.recipe import TrainingSettings
+
+
+@dataclass
+class Fit:
+    """What training did.
+
+    Attributes:
+        epochs: one record an epoch: its losses in nats, validation metrics and seconds.
+        best_epoch: the epoch whose weights the model has, from 1.
+        valid: that epoch's metrics on the validation set.
+        seconds: of training and validation.
+        samples_per_s: candidates trained on a second, validation not counted.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    valid: Metrics = field(default_factory=dict)
+    seconds: float = 0.0
+    samples_per_s: float = 0.0
+
+
+class Trainer:
+    """Trains a model with Adam until the validation metric stops improving.
+
+    Args:
+        settings: epochs, batch size, learning rate, what to watch.
+        task_weights: task -> weight of its loss in the sum.
+        progress: told of each epoch.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        *,
+        task_weights: Mapping[str, float],
+        progress: Progress = silent,
+    ) -> None:
+        self.settings, self.progress = settings, progress
+        self.tasks = list(task_weights)
+        self.weights = torch.tensor(list(task_weights.values()))
+
+    def fit(self, model: nn.Module, train: Examples, valid: Examples) -> Fit:
+        """Train a model; it is left with the weights of its best epoch.
+
+        Raises:
+            FinerankError: the loss is no longer finite, or the validation set can't be judged by
+                the metric, having one class only.
+        """
+        settings, fit, trained_s = self.settings, Fit(), 0.0
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        loader = Loader(train, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
+        best_value, best_weights = float("-inf"), {}
+        started = time.perf_counter()
+        for epoch in range(1, settings.epochs + 1):
+            epoch_started = time.perf_counter()
+            losses = self._epoch(model, optimizer, loader, f"epoch {epoch} of {settings.epochs}")
+            trained_s += time.perf_counter() - epoch_started
+            metrics = evaluate(model, valid)
+            value = self._watched(metrics)
+            fit.epochs.append(
+                {
+                    "epoch": epoch,
+                    "train_loss_nats": losses,
+                    "valid": metrics,
+                    "seconds": round(time.perf_counter() - epoch_started, 3),
+                }
+            )
+            if value > best_value:
+                best_value, fit.best_epoch, fit.valid = value, epoch, metrics
+                best_weights = {k: v.clone() for k, v in model.state_dict().items()}
+            elif epoch - fit.best_epoch >= settings.patience:
+                break
+        model.load_state_dict(best_weights)
+        fit.seconds = time.perf_counter() - started
+        fit.samples_per_s = train.num_candidates * len(fit.epochs) / trained_s
+        return fit
+
+    def _epoch(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Loader, step: str
+    ) -> dict[str, float]:
+        """One pass over the training set; the mean loss of each task."""
+        model.train()
+        total, batches = torch.zeros(len(self.tasks)), 0
+        with self.progress(step, loader.examples.num_candidates) as advance:
+            for batch in loader:
+                assert batch.labels is not None
+                losses = task_losses(model(batch), batch.labels)  # (T,)
+                optimizer.zero_grad()
+                (losses * self.weights).sum().backward()
+                optimizer.step()
+                total += losses.detach()
+                batches += 1
+                advance(len(batch.request_of_candidate), f"loss {_mean(total, batches)}")
+        if not total.isfinite().all():
+            raise FinerankError(
+                step,
+                expected="a finite loss",
+                found=f"{total.tolist()}",
+                fix="Lower training.learning_rate.",
+            )
+        return {
+            task: round(loss / batches, 6)
+            for task, loss in zip(self.tasks, total.tolist(), strict=True)
+        }
+
+    def _watched(self, metrics: Metrics) -> float:
+        """The watched metric, averaged over the tasks; greater is better."""
+        name = self.settings.metric
+        values = [metrics[task][name] for task in self.tasks]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            raise FinerankError(
+                f"training.metric: {name}",
+                expected="both classes in the validation set"
+                + (", for at least one user" if name == "gauc" else ""),
+                found="one class, or no users",
+                fix="Change the split or the label, or watch log_loss_nats.",
+            )
+        mean = sum(known) / len(known)
+        return -mean if name == "log_loss_nats" else mean
+
+
+def _mean(total: Tensor, batches: int) -> str:
+    return " ".join(f"{loss / batches:.4f}" for loss in total.tolist())

@@ -1,0 +1,90 @@
+from math import exp
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from finerank.nn.activations import ActivationName, Dice, activation
+
+SIGMOID_1 = 1 / (1 + exp(-1))  # 0.7311
+SIGMOID_MINUS_1 = 1 - SIGMOID_1
+
+
+@pytest.fixture
+def dice(set_parameters):
+    dice = Dice(2)
+    set_parameters(dice, alpha=[0.25, -0.5])
+    return dice.double()
+
+
+# Means 2 and 4; biased variances 1 and 9: each value is one deviation from its neuron's mean.
+ROWS = torch.tensor([[1.0, 7.0], [3.0, 1.0]], dtype=torch.float64)
+
+
+def test_dice_by_hand_in_training(dice):
+    low, high = SIGMOID_MINUS_1, SIGMOID_1
+    expected = [
+        [1 * (low + high * 0.25), 7 * (high + low * -0.5)],
+        [3 * (high + low * 0.25), 1 * (low + high * -0.5)],
+    ]
+    torch.testing.assert_close(dice(ROWS), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_dice_by_hand_in_eval(dice):
+    dice(ROWS)
+    # Running statistics start at mean 0 and variance 1 and go a tenth of the way to the batch's
+    # (unbiased variances 2 and 18): means 0.2 and 0.4, variances 1.1 and 2.7.
+    x = torch.tensor([[0.2 + 1.1**0.5, 0.4 - 2.7**0.5]], dtype=torch.float64)  # one deviation off
+    low, high = SIGMOID_MINUS_1, SIGMOID_1
+    gates = torch.tensor([[high + low * 0.25, low + high * -0.5]], dtype=torch.float64)
+    torch.testing.assert_close(dice.eval()(x), x * gates, rtol=1e-6, atol=0)
+
+
+def test_dice_has_no_scale_or_shift_and_starts_at_alpha_zero():
+    parameters = dict(Dice(3).named_parameters())
+    assert list(parameters) == ["alpha"]
+    assert parameters["alpha"].tolist() == [0, 0, 0]
+
+
+def test_dice_of_a_constant_neuron_is_finite():
+    x = torch.full((4, 1), 3.0, requires_grad=True)
+    y = Dice(1)(x)
+    y.sum().backward()
+    assert y.flatten().tolist() == pytest.approx([1.5] * 4)  # at the mean the gate is a half
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", get_args(ActivationName))
+def test_gradients(name, check_gradients):
+    module = activation(name, 3).double()
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    check_gradients(module, lambda: module(x), x)
+
+
+@pytest.mark.parametrize("name", get_args(ActivationName))
+def test_rows_apart(name, check_rows_apart):
+    module = activation(name, 3).double()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    module(x)
+    check_rows_apart(module, x)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_dice_keeps_its_statistics_where_a_batch_has_none(rows, dice):
+    dice(ROWS)
+    before = {name: value.clone() for name, value in dice.state_dict().items()}
+    dice(ROWS[:rows])
+    torch.testing.assert_close(dice.state_dict(), before)
+
+
+def test_names():
+    kinds = {name: type(activation(name, 3)) for name in get_args(ActivationName)}
+    assert kinds == {
+        "relu": nn.ReLU,
+        "prelu": nn.PReLU,
+        "dice": Dice,
+        "silu": nn.SiLU,
+        "gelu": nn.GELU,
+    }
+    assert activation("prelu", 3).weight.shape == (3,)
