@@ -40,7 +40,7 @@ class Bundle:
 
     Attributes:
         dataset: the folder of the prepared data set that it was trained on; histories come from
-            there if it is still there.
+            there if it is still there and still has this identity.
     """
 
     recipe: Recipe
@@ -50,6 +50,7 @@ class Bundle:
     users: Entities | None
     items: Entities | None
     dataset: Path
+    dataset_identity: dict[str, Any]
 
 
 def save_bundle(folder: Path, model: RankingModel, recipe: Recipe, dataset: Dataset) -> None:
@@ -67,6 +68,7 @@ def save_bundle(folder: Path, model: RankingModel, recipe: Recipe, dataset: Data
         "model": {"name": recipe.model.name, **recipe.model.options},
         "schema": dataset.schema.to_json(),
         "dataset": str(dataset.folder.resolve()),
+        "dataset_identity": dataset.manifest["identity"],
         "sha256": {str(path.relative_to(folder)): _sha256(path) for path in files},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
@@ -135,6 +137,7 @@ def load_bundle(path: str | Path) -> Bundle:
         users=users,
         items=items,
         dataset=Path(manifest["dataset"]),
+        dataset_identity=manifest["dataset_identity"],
     )
 
 

@@ -15,7 +15,7 @@ from finerank.data.prepare import MANIFEST as DATASET_MANIFEST
 from finerank.data.prepare import prepare
 from finerank.evaluation.evaluator import Metrics, evaluate
 from finerank.folders import written_whole
-from finerank.models.registry import build, check_options
+from finerank.models.registry import build, check_options, options_of
 from finerank.progress import Progress, silent
 from finerank.recipe import ModelSettings, Recipe
 from finerank.training.memory import peak_memory_mb, reset_peak
@@ -87,7 +87,8 @@ def train(
     Args:
         source: a recipe, its file, or a prepared data set's folder.
         out: the run's folder; replaced at the end if it holds a run already.
-        model: a named model in place of the recipe's, with that model's default options.
+        model: a named model in place of the recipe's; it keeps those of the recipe's options that
+            it has too.
         overrides: settings of the recipe to replace, each ``key.key=value``.
         progress: told of each step.
 
@@ -96,7 +97,10 @@ def train(
     """
     recipe, dataset = open_source(source, overrides=overrides, progress=progress)
     if model is not None and model != recipe.model.name:
-        recipe = recipe.model_copy(update={"model": ModelSettings(name=model)})
+        shared = {
+            k: v for k, v in recipe.model.options.items() if k in options_of(model).model_fields
+        }
+        recipe = recipe.model_copy(update={"model": ModelSettings(name=model, **shared)})
     settings = ModelSettings(name=recipe.model.name, **check_options(recipe.model))
     recipe = recipe.model_copy(update={"model": settings})
     with written_whole(Path(out), marker=METRICS) as folder:

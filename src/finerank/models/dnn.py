@@ -44,7 +44,7 @@ class DNN(RankingModel):
             pooling: How the steps of a history become one vector.
         """
         inputs = Inputs(schema, embedding_dim=embedding_dim)
-        pool: type[MeanPooling | SumPooling] = {"mean": MeanPooling, "sum": SumPooling}[pooling]
+        pool = MeanPooling if pooling == "mean" else SumPooling
         super().__init__(
             inputs,
             {history.name: pool(inputs.step_dim(history.name)) for history in schema.histories},

@@ -1,0 +1,258 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from finerank.errors import FinerankError
+from finerank.progress import bars
+
+if TYPE_CHECKING:
+    from finerank.data.prepare import Prepared
+
+app = typer.Typer(
+    name="finerank",
+    help="The ranking stage of a recommender: from event logs to served scores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Where to write; replaced as a whole at the end.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Replace a setting of the recipe: key.key=value. Repeatable."),
+]
+History = Annotated[
+    Path | None, typer.Option(help="A log with what users did so far, in place of the data set's.")
+]
+
+
+def main() -> None:
+    """Run the command line; a person's mistake ends with its message and exit code 2."""
+    try:
+        app()
+    except FinerankError as error:
+        Console(stderr=True).print("[bold red]error[/]", end=" ")
+        print(error, file=sys.stderr)  # noqa: T201  (no markup, no wrapping: easy to search for)
+        sys.exit(2)
+
+
+def _console() -> Console:
+    return Console()
+
+
+@app.command()
+def recipe(
+    log: Annotated[str, typer.Argument(help="The event log: a file, a folder or a pattern.")],
+    users: Annotated[str | None, typer.Option(help="A table with one row a user.")] = None,
+    items: Annotated[str | None, typer.Option(help="A table with one row an item.")] = None,
+) -> None:
+    """Draft a recipe from the columns of a log, to be edited; printed to standard output."""
+    from finerank.draft import draft_recipe
+
+    sys.stdout.write(draft_recipe(log, users=users, items=items))
+
+
+@app.command()
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="The recipe.")],
+    out: Out,
+    set_: Set = None,
+) -> None:
+    """Turn raw logs and tables into a prepared data set."""
+    from finerank.data.prepare import prepare as run
+    from finerank.recipe import Recipe
+
+    done = run(Recipe.load(recipe).override(set_ or []), out, progress=bars)
+    _print_report(done)
+
+
+def _print_report(done: Prepared) -> None:
+    console, report = _console(), done.manifest["report"]
+    if done.unchanged:
+        console.print(f"{done.folder}: nothing changed, nothing done.")
+        return
+    dropped = ", ".join(f"{n:,} {reason}" for reason, n in report["rows_dropped"].items())
+    console.print(
+        f"{report['rows_in']:,} rows in, {dropped or 'none'} dropped; "
+        f"{report['users']:,} users, {report['items']:,} items; {done.manifest['seconds']:.1f} s"
+    )
+    splits = list(report["rows"])
+    table = Table(box=None)
+    table.add_column("")
+    for split in splits:
+        table.add_column(split, justify="right")
+    table.add_row("rows", *(f"{report['rows'][split]:,}" for split in splits))
+    table.add_row("requests", *(f"{report['requests'][split]:,}" for split in splits))
+    for task in report["label_rate"][splits[0]]:
+        rates = (report["label_rate"][split][task] for split in splits)
+        table.add_row(f"label rate {task}", *(f"{rate:.4f}" for rate in rates))
+    for feature in report["unknown_rate"][splits[0]]:
+        rates = (report["unknown_rate"][split][feature] for split in splits)
+        size = report["vocabulary"].get(feature)
+        name = f"unknown {feature}" + (f" (of {size:,} ids)" if size is not None else "")
+        table.add_row(name, *(f"{rate:.4f}" for rate in rates))
+    for history, events in report["events"].items():
+        table.add_row(f"events of {history}", f"{events:,}")
+    console.print(table)
+    console.print(f"Prepared data set in {done.folder}")
+
+
+@app.command()
+def train(
+    source: Annotated[Path, typer.Argument(help="A recipe, or a prepared data set's folder.")],
+    out: Out,
+    model: Annotated[str | None, typer.Option(help="A named model, with its defaults.")] = None,
+    set_: Set = None,
+) -> None:
+    """Train a model; writes a run's folder with bundle, metrics, recipe and log."""
+    from finerank.run import train as run
+
+    done = run(source, out, model=model, overrides=set_ or [], progress=bars)
+    training = done.metrics["training"]
+    console = _console()
+    console.print(
+        f"{done.metrics['model']}: {training['parameters']:,} parameters, best epoch "
+        f"{training['best_epoch']} of {training['epochs']}, {training['seconds']:.1f} s, "
+        f"{training['samples_per_s']:,.0f} samples/s, peak memory "
+        f"{training['peak_memory_mb']:,.0f} MiB"
+    )
+    console.print(_metrics_table({s: done.metrics[s] for s in ("valid", "test")}))
+    console.print(f"Run in {done.folder}")
+
+
+def _metrics_table(by_split: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None)
+    for column in ("split", "task", "AUC", "GAUC", "log loss (nats)", "rows", "users", "one-class"):
+        table.add_column(column, justify="left" if column in ("split", "task") else "right")
+    for split, tasks in by_split.items():
+        for task, m in tasks.items():
+            numbers = (m["auc"], m["gauc"], m["log_loss_nats"])
+            counts = (m["rows"], m["users_scored"], m["users_one_class"])
+            shown = ["-" if number is None else f"{number:.4f}" for number in numbers]
+            table.add_row(split, task, *shown, *(f"{count:,}" for count in counts))
+    return table
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a bundle.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    data: Annotated[Path | None, typer.Option(help="Another prepared data set.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
+) -> None:
+    """AUC, GAUC and log loss of each task on a split."""
+    from finerank.recipe import SPLITS
+    from finerank.run import evaluate_run
+
+    name = next((known for known in SPLITS if known == split), None)
+    if name is None:
+        raise FinerankError("--split", expected=f"one of {', '.join(SPLITS)}", found=repr(split))
+    metrics = evaluate_run(run, split=name, data=data, progress=bars)
+    if as_json:
+        sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
+    else:
+        _console().print(_metrics_table({split: metrics}))
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run's folder.")],
+    rows: Annotated[str, typer.Argument(help="Rows with the log's columns: a file or a folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
+    history: History = None,
+) -> None:
+    """Score raw rows; writes their user, item, time and a column score_TASK for each task."""
+    import pyarrow.parquet as pq
+
+    from finerank.ranker import Ranker
+
+    scores = Ranker.load(bundle, history=history).predict(rows)
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(scores, unfinished)
+    unfinished.rename(out)
+    _console().print(f"{scores.num_rows:,} rows scored, in {out}")
+
+
+@app.command()
+def rank(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run's folder.")],
+    user: Annotated[str, typer.Option(help="The user's id.")],
+    candidates: Annotated[str, typer.Option(help="Ids of items, separated by commas.")],
+    history: History = None,
+    time: Annotated[str | None, typer.Option(help="Of the request, as in the log; now.")] = None,
+    context: Annotated[
+        list[str] | None, typer.Option(help="A column of the log: name=value. Repeatable.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="The task to order by; the first.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
+) -> None:
+    """Score the candidates of one user, best first."""
+    from finerank.ranker import Ranker
+
+    ranker = Ranker.load(bundle, history=history)
+    ids = [each.strip() for each in candidates.split(",") if each.strip()]
+    given = dict(_key_value(each) for each in context or [])
+    ranked = ranker.rank(user=user, candidates=ids, time=_as_time(time), context=given, by=by)
+    if as_json:
+        sys.stdout.write(json.dumps([vars(each) for each in ranked], indent=2, default=str) + "\n")
+        return
+    table = Table(box=None)
+    for column in ("", "item", "title", *(f"{task}" for task in ranker.schema.tasks)):
+        table.add_column(column, justify="left" if column == "title" else "right")
+    for place, each in enumerate(ranked, start=1):
+        title = each.title or ("" if each.known else "(never seen)")
+        scores = (f"{score:.4f}" for score in each.scores.values())
+        table.add_row(str(place), str(each.item), title, *scores)
+    _console().print(table)
+
+
+def _as_time(text: str | None) -> int | float | datetime | None:
+    """A time as the log may hold it: a number, or a date and time in ISO form."""
+    if text is None:
+        return None
+    for kind in (int, float, datetime.fromisoformat):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    raise FinerankError(
+        f"--time {text}", expected="a number, or a time such as 2024-05-01T12:00", found="neither"
+    )
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise FinerankError(f"--context {text}", expected="name=value", found="no '='")
+    return key, value
+
+
+@app.command()
+def models() -> None:
+    """List the named models with their papers."""
+    from finerank.models.registry import MODELS
+
+    table = Table(box=None, show_header=False)
+    for name, model in MODELS.items():
+        table.add_row(f"[bold]{name}[/]", (model.__doc__ or "").strip().splitlines()[0])
+    _console().print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the data and the runs go.")] = Path(".finerank"),
+) -> None:
+    """MovieLens-100K from raw logs to ten ranked films."""
+    from finerank.demo import run_demo
+
+    run_demo(out, _console(), bars)
