@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from finerank.data.schema import Schema
-from finerank.models.inputs import Inputs
-from finerank.models.ranking_model import MLPInteraction, RankingModel
+from finerank.models.dnn import DNN
+from finerank.models.heads import HeadOption
+from finerank.models.poolings import Attention
 from finerank.nn.activations import ActivationName
-from finerank.nn.mlp import MLP, NormalizationName
-from finerank.nn.target_attention import TargetAttention
+from finerank.nn.mlp import NormalizationName
 
 
-class DIN(RankingModel):
+class DIN(DNN):
     """Deep Interest Network: each history summed with weights that depend on the candidate.
+
+    It is the `DNN` with target attention in the place of the mean, and Dice in that of ReLU.
 
     Source:
         Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018,
@@ -32,6 +32,7 @@ class DIN(RankingModel):
         attention_hidden_units: Sequence[int] = (80, 40),
         attention_activation: ActivationName = "dice",
         attention_softmax: bool = False,
+        head: HeadOption = "linear",
     ) -> None:
         """Build the model.
 
@@ -45,28 +46,19 @@ class DIN(RankingModel):
             attention_hidden_units: The widths of the attention's hidden layers.
             attention_activation: Their activation.
             attention_softmax: Whether the weights of a history are made to sum to 1.
+            head: How the MLP's output becomes one logit a task.
         """
-        inputs = Inputs(schema, embedding_dim=embedding_dim)
         super().__init__(
-            inputs,
-            {
-                history.name: TargetAttention(
-                    inputs.target_dim(history.name),
-                    step_dim=inputs.step_dim(history.name),
-                    hidden_units=attention_hidden_units,
-                    activation=attention_activation,
-                    softmax=attention_softmax,
-                )
-                for history in schema.histories
-            },
-            lambda request_dim, candidate_dim: MLPInteraction(
-                MLP(
-                    request_dim + candidate_dim,
-                    hidden_units,
-                    activation=activation,
-                    normalization=normalization,
-                    dropout=dropout,
-                )
+            schema,
+            embedding_dim=embedding_dim,
+            hidden_units=hidden_units,
+            activation=activation,
+            normalization=normalization,
+            dropout=dropout,
+            pooling=Attention(
+                hidden_units=tuple(attention_hidden_units),
+                activation=attention_activation,
+                softmax=attention_softmax,
             ),
-            lambda width: nn.Linear(width, len(schema.tasks)),
+            head=head,
         )

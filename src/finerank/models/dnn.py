@@ -1,24 +1,23 @@
 """DNN: embeddings beside numbers, concatenated, an MLP."""
 
 from collections.abc import Sequence
-from typing import Literal
-
-from torch import nn
 
 from finerank.data.schema import Schema
+from finerank.models.heads import HeadOption, as_head
 from finerank.models.inputs import Inputs
-from finerank.models.ranking_model import MLPInteraction, RankingModel
+from finerank.models.interactions import Deep
+from finerank.models.poolings import PoolingOption, build_poolings
+from finerank.models.ranking_model import RankingModel
 from finerank.nn.activations import ActivationName
 from finerank.nn.mlp import MLP, NormalizationName
-from finerank.nn.pooling import MeanPooling, SumPooling
 
 
 class DNN(RankingModel):
-    """An MLP over the embeddings of the ids, the numbers, and each history's sum or mean.
+    """An MLP over the embeddings of the ids, the numbers, and each history's mean or sum.
 
     Source:
-        The embedding and MLP paradigm as in Covington et al., Deep Neural Networks for YouTube
-        Recommendations, RecSys 2016; the BaseModel of arXiv:1706.06978.
+        Covington et al., Deep Neural Networks for YouTube Recommendations, RecSys 2016; the
+        BaseModel of arXiv:1706.06978.
     """
 
     def __init__(
@@ -30,7 +29,8 @@ class DNN(RankingModel):
         activation: ActivationName = "relu",
         normalization: NormalizationName | None = None,
         dropout: float = 0.0,
-        pooling: Literal["mean", "sum"] = "mean",
+        pooling: PoolingOption = "mean",
+        head: HeadOption = "linear",
     ) -> None:
         """Build the model.
 
@@ -41,14 +41,14 @@ class DNN(RankingModel):
             activation: The MLP's activation.
             normalization: The MLP's normalisation.
             dropout: The share of the MLP's outputs dropped in training.
-            pooling: How the steps of a history become one vector.
+            pooling: How each history becomes one vector.
+            head: How the MLP's output becomes one logit a task.
         """
         inputs = Inputs(schema, embedding_dim=embedding_dim)
-        pool = MeanPooling if pooling == "mean" else SumPooling
         super().__init__(
             inputs,
-            {history.name: pool(inputs.step_dim(history.name)) for history in schema.histories},
-            lambda request_dim, candidate_dim: MLPInteraction(
+            pooling=build_poolings(schema, inputs, pooling),
+            interaction=lambda request_dim, candidate_dim: Deep(
                 MLP(
                     request_dim + candidate_dim,
                     hidden_units,
@@ -57,5 +57,5 @@ class DNN(RankingModel):
                     dropout=dropout,
                 )
             ),
-            lambda width: nn.Linear(width, len(schema.tasks)),
+            head=as_head(head),
         )

@@ -4,7 +4,7 @@ Shapes: ``R`` requests, ``B`` candidates, ``N`` steps of a history, ``D`` embedd
 width of a step, ``W`` width of all features of a side.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +41,24 @@ class Inputs(nn.Module):
     missing, and whether it is missing. A pretrained vector is projected.
     """
 
-    def __init__(self, schema: Schema, *, embedding_dim: int) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        embedding_dim: int,
+        numbers: Literal["plain", "embedded"] = "plain",
+    ) -> None:
+        """Build the tables.
+
+        Args:
+            schema: The features and histories.
+            embedding_dim: The width ``D`` of every embedding and projection.
+            numbers: Whether a number's two inputs stay as they are, or each is multiplied by an
+                embedding of its own, so that every feature is as wide (factorization machines).
+        """
         super().__init__()
         self.schema, self.embedding_dim = schema, embedding_dim
+        projected = ("vector",) if numbers == "plain" else ("vector", "number")
         sizes = {f.space: f.size for f in schema.features if f.space is not None}
         self.tables = nn.ParameterDict(
             {
@@ -53,9 +68,9 @@ class Inputs(nn.Module):
         )
         self.projections = nn.ModuleDict(
             {
-                _key(f.name): nn.Linear(f.size, embedding_dim, bias=False)
+                _key(f.name): nn.Linear(_raw_width(f), embedding_dim, bias=False)
                 for f in schema.features
-                if f.type == "vector"
+                if f.type in projected
             }
         )
         self.request_dim = sum(map(self.width, schema.request_features))
@@ -63,7 +78,9 @@ class Inputs(nn.Module):
 
     def width(self, feature: Feature) -> int:
         """The width of one feature as a vector."""
-        return 2 if feature.type == "number" else self.embedding_dim
+        if feature.space is None and _key(feature.name) not in self.projections:
+            return _raw_width(feature)
+        return self.embedding_dim
 
     def target_dim(self, history: str) -> int:
         """The width of what a step of a history shares with the candidate."""
@@ -110,11 +127,11 @@ class Inputs(nn.Module):
         if feature.type == "number":
             missing = column.isnan()
             value = column.masked_fill(missing, 0.0)
-            return torch.stack([value, missing.to(value.dtype)], dim=1).to(self._dtype)
-        if feature.type == "vector":
-            project = self.projections[_key(feature.name)]
-            vectors: Tensor = project(column.to(self._dtype))
-            return vectors
+            column = torch.stack([value, missing.to(value.dtype)], dim=1)
+        if feature.space is None:
+            vectors = column.to(self._dtype)
+            key = _key(feature.name)
+            return self.projections[key](vectors) if key in self.projections else vectors
         return functional.embedding(column, self._table(feature))
 
     def _mean_embedding(self, feature: Feature, column: Jagged) -> Tensor:
@@ -131,6 +148,11 @@ class Inputs(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+
+def _raw_width(feature: Feature) -> int:
+    """The width of a number (with its flag) or of a pretrained vector."""
+    return 2 if feature.type == "number" else feature.size
 
 
 def _key(name: str) -> str:

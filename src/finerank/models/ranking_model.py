@@ -3,30 +3,18 @@
 Shapes: ``R`` requests, ``B`` candidates, ``T`` tasks, ``W`` widths.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from finerank.data.batch import Batch
+from finerank.models.heads import Head, HeadBlock
 from finerank.models.inputs import Inputs
-from finerank.nn.mlp import MLP
-from finerank.nn.pooling import MeanPooling, SumPooling
+from finerank.models.interactions import Interaction
+from finerank.models.poolings import PoolingBlock
+from finerank.nn.heads import MixtureHead, ProgressiveHead
 from finerank.nn.target_attention import TargetAttention
-
-
-class Interaction(nn.Module):
-    """Joins what is known of the request and of the candidate into one vector a candidate.
-
-    Attributes:
-        output_dim: the width of that vector.
-    """
-
-    output_dim: int
-
-    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
-        """Return one vector a candidate ``(B, W)``."""
-        raise NotImplementedError
 
 
 class RankingModel(nn.Module):
@@ -36,10 +24,11 @@ class RankingModel(nn.Module):
 
     Args:
         inputs: embeds the batch.
-        pooling: history -> how it is pooled: `SumPooling` or `MeanPooling`, one vector a request;
-            or `TargetAttention`, one vector a candidate.
+        pooling: history -> how it is pooled: one vector a request (mean, sum) or one a candidate
+            (target attention).
         interaction: builds the interaction from the request's and the candidate's width.
-        head: builds the head, from a vector to one logit a task, from that vector's width.
+        head: one logit a task, from the interaction's output.
+        shortcuts: terms ``(B, 1)`` that are added to every task's logit.
 
     Shape:
         - output: logits ``(B, T)``.
@@ -48,24 +37,37 @@ class RankingModel(nn.Module):
     def __init__(
         self,
         inputs: Inputs,
-        pooling: Mapping[str, SumPooling | MeanPooling | TargetAttention],
+        *,
+        pooling: Mapping[str, PoolingBlock],
         interaction: Callable[[int, int], Interaction],
-        head: Callable[[int], nn.Module],
+        head: Head,
+        shortcuts: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.inputs = inputs
         self.pooling = nn.ModuleDict({f"of_{name}": block for name, block in pooling.items()})
-        request_dim, candidate_dim = inputs.request_dim, inputs.candidate_dim
+        self.request_dim, self.candidate_dim = inputs.request_dim, inputs.candidate_dim
         for block in pooling.values():
             if isinstance(block, TargetAttention):
-                candidate_dim += block.output_dim
+                self.candidate_dim += block.output_dim
             else:
-                request_dim += block.output_dim
-        self.interaction = interaction(request_dim, candidate_dim)
-        self.head = head(self.interaction.output_dim)
+                self.request_dim += block.output_dim
+        self.interaction = interaction(self.request_dim, self.candidate_dim)
+        num_tasks = len(inputs.schema.tasks)
+        self.head: HeadBlock = head.build(self.interaction.output_dim, self.request_dim, num_tasks)
+        self.shortcuts = nn.ModuleList(shortcuts)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits ``(B, T)``."""
+        request, candidate = self.embed_and_pool(batch)  # (R, Wr), (B, Wc)
+        x = self.interaction(request, candidate, batch.request_of_candidate)  # (B, W)
+        logits: Tensor = self.head(x, request, batch.request_of_candidate)  # (B, T)
+        for shortcut in self.shortcuts:
+            logits = logits + shortcut(batch, request, candidate)
+        return logits
+
+    def embed_and_pool(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what is known of each request ``(R, Wr)`` and of each candidate ``(B, Wc)``."""
         fields = self.inputs(batch)
         request, candidate = [fields.request], [fields.candidate]
         for name, steps in fields.steps.items():
@@ -75,21 +77,12 @@ class RankingModel(nn.Module):
                 candidate.append(pool(target, steps, offsets, batch.request_of_candidate))
             else:
                 request.append(pool(steps, offsets))
-        x = self.interaction(
-            torch.cat(request, dim=1), torch.cat(candidate, dim=1), batch.request_of_candidate
-        )  # (B, W)
-        logits: Tensor = self.head(x)  # (B, T)
-        return logits
+        return torch.cat(request, dim=1), torch.cat(candidate, dim=1)
 
-
-class MLPInteraction(Interaction):
-    """An MLP over the request's and the candidate's vectors, side by side."""
-
-    def __init__(self, mlp: MLP) -> None:
-        super().__init__()
-        self.mlp = mlp
-        self.output_dim = mlp.output_dim
-
-    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
-        """Return the last layer's output ``(B, W)``."""
-        return self.mlp.forward_split(request, candidate, request_of_candidate)
+    def gates(self, batch: Batch) -> Tensor | None:
+        """Return the experts' shares in each task ``(B, T, E)``; None without experts."""
+        if not isinstance(self.head, MixtureHead | ProgressiveHead):
+            return None
+        request, candidate = self.embed_and_pool(batch)
+        x = self.interaction(request, candidate, batch.request_of_candidate)
+        return self.head.gates(x, request, batch.request_of_candidate)

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from finerank.errors import FinerankError, did_you_mean
+from finerank.models.dcn import DCN
+from finerank.models.deepfm import DeepFM
 from finerank.models.din import DIN
 from finerank.models.dnn import DNN
+from finerank.models.fm import FM
+from finerank.models.mmoe import MMoE
+from finerank.models.one_gate import OneGate
+from finerank.models.ple import PLE
+from finerank.models.shared_bottom import SharedBottom
+from finerank.models.wide_deep import WideDeep
 from finerank.validation import as_finerank_error
 
 if TYPE_CHECKING:
@@ -19,7 +27,18 @@ if TYPE_CHECKING:
     from finerank.models.ranking_model import RankingModel
     from finerank.recipe import ModelSettings
 
-MODELS: dict[str, Callable[..., RankingModel]] = {"dnn": DNN, "din": DIN}
+MODELS: dict[str, type[RankingModel]] = {
+    "dnn": DNN,
+    "din": DIN,
+    "dcn": DCN,
+    "fm": FM,
+    "wide_deep": WideDeep,
+    "deepfm": DeepFM,
+    "shared_bottom": SharedBottom,
+    "one_gate": OneGate,
+    "mmoe": MMoE,
+    "ple": PLE,
+}
 
 
 def options_of(name: str) -> type[BaseModel]:
@@ -60,4 +79,11 @@ def build(schema: Schema, settings: ModelSettings) -> RankingModel:
     Raises:
         FinerankError: as `check_options`.
     """
-    return MODELS[settings.name](schema, **check_options(settings))
+    options = options_of(settings.name).model_validate(check_options(settings))
+    constructor: Callable[..., RankingModel] = MODELS[settings.name]
+    arguments = {name: getattr(options, name) for name in type(options).model_fields}
+    try:
+        return constructor(schema, **arguments)
+    except ValueError as error:
+        expected, _, found = str(error).removeprefix("expected ").partition(", found ")
+        raise FinerankError("model", expected=expected, found=found) from error

@@ -26,20 +26,28 @@ class StackedLinear(nn.Module):
         - output: ``(B, M, O)``.
     """
 
-    def __init__(self, num_members: int, input_dim: int, output_dim: int) -> None:
+    def __init__(
+        self, num_members: int, input_dim: int, output_dim: int, *, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.output_dim = output_dim
+        self.num_members, self.output_dim = num_members, output_dim
         bound = 1 / sqrt(input_dim)
         self.weight = nn.Parameter(
             torch.empty(num_members, output_dim, input_dim).uniform_(-bound, bound)
         )  # (M, O, I)
-        self.bias = nn.Parameter(torch.empty(num_members, output_dim).uniform_(-bound, bound))
+        self.bias = (
+            nn.Parameter(torch.empty(num_members, output_dim).uniform_(-bound, bound))
+            if bias
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each member's output ``(B, M, O)``."""
         members = x.transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
-        bias = self.bias.unsqueeze(1)  # (M, 1, O)
-        return torch.baddbmm(bias, members, self.weight.transpose(1, 2)).transpose(0, 1)
+        weight = self.weight.transpose(1, 2)  # (M, I, O)
+        if self.bias is None:
+            return torch.bmm(members, weight).transpose(0, 1)
+        return torch.baddbmm(self.bias.unsqueeze(1), members, weight).transpose(0, 1)
 
 
 class StackedMLP(nn.Module):

@@ -1,0 +1,94 @@
+"""Ways to join what is known of a request and of a candidate into one vector.
+
+Shapes: ``R`` requests, ``B`` candidates, ``W`` widths.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from finerank.nn.cross import CrossNetwork, CrossNetworkV2
+from finerank.nn.mlp import MLP
+
+
+class Interaction(nn.Module):
+    """Joins the vectors of requests and candidates.
+
+    Attributes:
+        output_dim: the width of what it gives.
+    """
+
+    output_dim: int
+
+    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+        """Return one vector a candidate ``(B, W)``.
+
+        Args:
+            request: user, context and what was pooled once a request ``(R, Wr)``.
+            candidate: the item and what was pooled for it ``(B, Wc)``.
+            request_of_candidate: ``(B,)``.
+        """
+        raise NotImplementedError
+
+
+def side_by_side(request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+    """Each candidate's request and itself ``(B, Wr + Wc)``."""
+    return torch.cat([request.index_select(0, request_of_candidate), candidate], dim=1)
+
+
+class Concatenation(Interaction):
+    """Nothing but both side by side; what follows does the work."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.output_dim = dim
+
+    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+        """Return both side by side ``(B, W)``."""
+        return side_by_side(request, candidate, request_of_candidate)
+
+
+class Nothing(Interaction):
+    """No vector at all; the model is its shortcuts and a bias."""
+
+    output_dim = 0
+
+    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:  # noqa: ARG002
+        """Return ``(B, 0)``."""
+        return candidate[:, :0]
+
+
+class Deep(Interaction):
+    """An MLP over both; the request's part of its first layer is computed once a request."""
+
+    def __init__(self, mlp: MLP) -> None:
+        super().__init__()
+        self.mlp = mlp
+        self.output_dim = mlp.output_dim
+
+    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+        """Return the last layer's output ``(B, W)``."""
+        return self.mlp.forward_split(request, candidate, request_of_candidate)
+
+
+class CrossAndDeep(Interaction):
+    """A cross network and an MLP on the same input, both outputs side by side; or one on the other.
+
+    Args:
+        cross: the cross network.
+        deep: the MLP, over the same input; over the cross network's output where stacked.
+        stacked: whether the MLP follows the cross network rather than standing beside it.
+    """
+
+    def __init__(self, cross: CrossNetwork | CrossNetworkV2, deep: MLP, *, stacked: bool) -> None:
+        super().__init__()
+        self.cross, self.deep, self.stacked = cross, deep, stacked
+        self.output_dim = deep.output_dim + (0 if stacked else cross.output_dim)
+
+    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+        """Return ``(B, W)``."""
+        x_0 = side_by_side(request, candidate, request_of_candidate)
+        crossed: Tensor = self.cross(x_0)
+        if self.stacked:
+            return torch.as_tensor(self.deep(crossed))
+        deep = self.deep.forward_split(request, candidate, request_of_candidate)
+        return torch.cat([crossed, deep], dim=1)

@@ -1,0 +1,63 @@
+"""Wide & Deep: a linear part beside an MLP."""
+
+from collections.abc import Sequence
+
+from finerank.data.schema import Schema
+from finerank.models.heads import HeadOption, as_head
+from finerank.models.inputs import Inputs
+from finerank.models.interactions import Deep
+from finerank.models.poolings import PoolingOption, build_poolings
+from finerank.models.ranking_model import RankingModel
+from finerank.models.shortcuts import FirstOrder
+from finerank.nn.activations import ActivationName
+from finerank.nn.mlp import MLP, NormalizationName
+
+
+class WideDeep(RankingModel):
+    """A weight a feature beside an MLP over the embeddings.
+
+    Source:
+        Cheng et al., Wide & Deep Learning for Recommender Systems, DLRS 2016, arXiv:1606.07792.
+        Its hand-made crossed features are columns that the recipe derives.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        embedding_dim: int = 16,
+        hidden_units: Sequence[int] = (128, 64),
+        activation: ActivationName = "relu",
+        normalization: NormalizationName | None = None,
+        dropout: float = 0.0,
+        pooling: PoolingOption = "mean",
+        head: HeadOption = "linear",
+    ) -> None:
+        """Build the model.
+
+        Args:
+            schema: The features, histories and tasks.
+            embedding_dim: The width of every embedding.
+            hidden_units: The widths of the MLP's layers.
+            activation: The MLP's activation.
+            normalization: The MLP's normalisation.
+            dropout: The share of the MLP's outputs dropped in training.
+            pooling: How each history becomes one vector.
+            head: How the MLP's output becomes one logit a task.
+        """
+        inputs = Inputs(schema, embedding_dim=embedding_dim)
+        super().__init__(
+            inputs,
+            pooling=build_poolings(schema, inputs, pooling),
+            interaction=lambda request_dim, candidate_dim: Deep(
+                MLP(
+                    request_dim + candidate_dim,
+                    hidden_units,
+                    activation=activation,
+                    normalization=normalization,
+                    dropout=dropout,
+                )
+            ),
+            head=as_head(head),
+            shortcuts=[FirstOrder(schema)],
+        )
