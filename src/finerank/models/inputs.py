@@ -73,6 +73,8 @@ class Inputs(nn.Module):
                 if f.type in projected
             }
         )
+        self._like: Tensor  # of the model's dtype and device, where no feature has weights
+        self.register_buffer("_like", torch.empty(0), persistent=False)
         self.request_dim = sum(map(self.width, schema.request_features))
         self.candidate_dim = sum(map(self.width, schema.candidate_features))
 
@@ -118,7 +120,7 @@ class Inputs(nn.Module):
     def _join(self, columns: list[Tensor], rows: int) -> Tensor:
         if columns:
             return torch.cat(columns, dim=1)
-        return next(self.parameters()).new_zeros(rows, 0)
+        return self._like.new_zeros(rows, 0)
 
     def embed(self, feature: Feature, column: Column) -> Tensor:
         """One feature's column as vectors ``(rows, width)``."""
@@ -147,7 +149,7 @@ class Inputs(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        return self._like.dtype
 
 
 def _raw_width(feature: Feature) -> int:
