@@ -23,7 +23,8 @@ from finerank.data.rows import RowEncoder
 from finerank.data.schema import Schema
 from finerank.errors import FinerankError
 from finerank.models.registry import build
-from finerank.recipe import ModelSettings, Recipe
+from finerank.recipe import Recipe
+from finerank.settings import ModelSettings
 
 if TYPE_CHECKING:
     from finerank.data.dataset import Dataset
@@ -41,6 +42,7 @@ class Bundle:
     Attributes:
         dataset: the folder of the prepared data set that it was trained on; histories come from
             there if it is still there and still has this identity.
+        sha256: file in the bundle -> its checksum.
     """
 
     recipe: Recipe
@@ -51,6 +53,7 @@ class Bundle:
     items: Entities | None
     dataset: Path
     dataset_identity: dict[str, Any]
+    sha256: dict[str, str]
 
 
 def save_bundle(folder: Path, model: RankingModel, recipe: Recipe, dataset: Dataset) -> None:
@@ -74,6 +77,26 @@ def save_bundle(folder: Path, model: RankingModel, recipe: Recipe, dataset: Data
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
+def check_fits(bundle: Bundle, dataset: Dataset) -> None:
+    """Check that a data set speaks the bundle's ids and numbers, so that its scores mean something.
+
+    Raises:
+        FinerankError: it has other features, vocabularies or statistics.
+    """
+    encodings = {n: digest for n, digest in bundle.sha256.items() if n.startswith("encodings/")}
+    same = dataset.schema == bundle.schema and all(
+        (dataset.folder / name).is_file() and _sha256(dataset.folder / name) == digest
+        for name, digest in encodings.items()
+    )
+    if not same:
+        raise FinerankError(
+            str(dataset.folder),
+            expected="the features and vocabularies that the model was trained with",
+            found="others",
+            fix="Train on this data set, or score its raw rows with `finerank predict`.",
+        )
+
+
 def find_bundle(path: str | Path) -> Path:
     """The bundle that a path means: itself, or the one in a run's folder.
 
@@ -94,10 +117,13 @@ def load_bundle(path: str | Path) -> Bundle:
     """
     folder = find_bundle(path)
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    except json.JSONDecodeError as error:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except ValueError as error:
         where = str(folder / MANIFEST)
         raise FinerankError(where, expected="a whole JSON file", found=str(error)) from error
+    if not isinstance(manifest, dict):
+        where, found = str(folder / MANIFEST), type(manifest).__name__
+        raise FinerankError(where, expected="the manifest of a bundle", found=f"a {found}")
     if manifest.get("format") != FORMAT:
         raise FinerankError(
             str(folder), expected=f"format {FORMAT}", found=f"format {manifest.get('format')}"
@@ -138,6 +164,7 @@ def load_bundle(path: str | Path) -> Bundle:
         items=items,
         dataset=Path(manifest["dataset"]),
         dataset_identity=manifest["dataset_identity"],
+        sha256=manifest["sha256"],
     )
 
 

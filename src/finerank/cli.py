@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from finerank.errors import FinerankError
@@ -41,7 +42,7 @@ def main() -> None:
     """Run the command line; a person's mistake ends with its message and exit code 2."""
     try:
         app()
-    except FinerankError as error:
+    except (FinerankError, OSError) as error:
         Console(stderr=True).print("[bold red]error[/]", end=" ")
         print(error, file=sys.stderr)  # noqa: T201  (no markup, no wrapping: easy to search for)
         sys.exit(2)
@@ -152,8 +153,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """AUC, GAUC and log loss of each task on a split."""
-    from finerank.recipe import SPLITS
     from finerank.run import evaluate_run
+    from finerank.settings import SPLITS
 
     name = next((known for known in SPLITS if known == split), None)
     if name is None:
@@ -180,8 +181,11 @@ def predict(
     scores = Ranker.load(bundle, history=history).predict(rows)
     unfinished = out.with_name(f".{out.name}.unfinished")
     out.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(scores, unfinished)
-    unfinished.rename(out)
+    try:
+        pq.write_table(scores, unfinished)
+        unfinished.rename(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
     _console().print(f"{scores.num_rows:,} rows scored, in {out}")
 
 
@@ -214,7 +218,7 @@ def rank(
     for place, each in enumerate(ranked, start=1):
         title = each.title or ("" if each.known else "(never seen)")
         scores = (f"{score:.4f}" for score in each.scores.values())
-        table.add_row(str(place), str(each.item), title, *scores)
+        table.add_row(str(place), escape(str(each.item)), escape(title), *scores)
     _console().print(table)
 
 

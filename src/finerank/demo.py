@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from finerank.data.dataset import Dataset
@@ -110,7 +111,9 @@ def _show_ranking(run: Path, dataset: Dataset, console: Console) -> None:
     assert test.labels is not None
     request = _telling_request(test)
     first = int(test.first_candidate[request])
-    shown = slice(first, first + _CANDIDATES)
+    users = test.user.repeat_interleave(test.first_candidate.diff()).contiguous()
+    last = int(torch.searchsorted(users, users[first], right=True))
+    shown = slice(first, min(first + _CANDIDATES, last))
     user = dataset.users.keys.decode(test.user[request : request + 1].numpy())[0]
     candidates = dataset.items.keys.decode(test.item[shown].numpy())
     liked = dict(zip(candidates, test.labels[0][shown].tolist(), strict=True))
@@ -119,14 +122,15 @@ def _show_ranking(run: Path, dataset: Dataset, console: Console) -> None:
     name, task = dataset.schema.histories[0].name, dataset.schema.tasks[0]
     console.print(f"\nWhat user {user} {name} before, newest first:")
     for item, title in ranker.history(user, time=moment)[::-1][:_SHOWN_HISTORY]:
-        console.print(f"  {title or item}")
+        console.print(f"  {escape(title or str(item))}")
     table = Table(box=None, title=f"What user {user} met next, ranked by DIN", title_justify="left")
     for column in ("", "candidate", "score", task):
         table.add_column(column, justify="left" if column == "candidate" else "right")
     ranked = ranker.rank(user=user, candidates=candidates, time=moment)
     for place, each in enumerate(ranked, start=1):
         label = "yes" if liked[each.item] else "no"
-        table.add_row(str(place), each.title or str(each.item), f"{each.scores[task]:.3f}", label)
+        name = escape(each.title or str(each.item))
+        table.add_row(str(place), name, f"{each.scores[task]:.3f}", label)
     console.print(table)
 
 
@@ -137,5 +141,7 @@ def _telling_request(test: Examples) -> int:
     tenth = test.first_candidate[last_of_user + 1] - _CANDIDATES
     requests = torch.searchsorted(test.first_candidate, tenth, right=True) - 1
     requests = requests[(requests >= 0) & (test.user[requests] == test.user[last_of_user])]
+    if not len(requests):
+        return 0
     lengths = (ends - starts)[requests]
     return int(requests[lengths.argmax()])

@@ -5,9 +5,11 @@ Shapes: ``R`` requests, ``B`` candidates, ``T`` tasks.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
@@ -17,11 +19,10 @@ from finerank.bundle import Bundle, load_bundle
 from finerank.data.dataset import Dataset
 from finerank.data.events import as_times
 from finerank.data.examples import Examples
-from finerank.data.past import Past
-from finerank.data.prepare import MANIFEST as DATASET_MANIFEST
+from finerank.data.past import Past, derivable
 from finerank.data.rows import EncodedRows, starts_request
 from finerank.data.storage import as_column
-from finerank.data.tables import open_table, with_columns
+from finerank.data.tables import check_sql, open_table
 from finerank.errors import FinerankError, did_you_mean
 from finerank.evaluation.evaluator import score
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ROWS_A_PIECE = 100_000
+_ONE = 0  # stands for the one user whose events are given
 
 
 @dataclass(frozen=True)
@@ -88,17 +90,8 @@ class Ranker:
         Raises:
             FinerankError: a column that the histories need is not there.
         """
-        if isinstance(log, pa.Table):
-            table = ibis.memtable(log)
-        else:
-            table = open_table(self._engine, str(log), "history")
-        for name in (self.recipe.log.user, self.recipe.log.item):
-            if name is not None and name not in table.columns:
-                hint = did_you_mean(name, table.columns)
-                raise FinerankError(
-                    "history", expected=f"a column {name!r}", found="none", fix=hint
-                )
-        return Past.from_log(table, self.recipe, self.schema, self.bundle.encoder)
+        with self._opened(log, "history") as table:
+            return Past.from_log(table, self.recipe, self.schema, self.bundle.encoder)
 
     def rank(
         self,
@@ -132,18 +125,18 @@ class Ranker:
         if log.item is None or len(candidates) == 0:
             found = "none" if log.item is not None else "a recipe without log.item"
             raise FinerankError("candidates", expected="at least one item", found=found)
-        columns: dict[str, pa.Array] = {log.item: pa.array(candidates)}
+        same = dict(context or {})
         if log.user is not None:
-            columns[log.user] = pa.array([user] * len(candidates))
+            same[log.user] = user
         if time is not None and log.time is not None:
-            columns[log.time] = pa.array([time] * len(candidates))
-        for name, value in (context or {}).items():
-            columns[name] = pa.array([value] * len(candidates))
-        past = self.past
+            same[log.time] = time
+        columns = {log.item: _as_array(log.item, candidates)}
+        columns |= {n: _as_array(n, [value] * len(candidates)) for n, value in same.items()}
+        past, past_users = self.past, None
         if history is not None and log.user is not None:
-            events = [{**event, log.user: user} for event in history]
-            past = self.read_history(pa.Table.from_pylist(events)) if events else self._no_past()
-        logits = self._logits(self._rows(pa.table(columns)), past)
+            past = self._past_of_one(history)
+            past_users = pa.array([_ONE] * len(candidates))
+        logits = self._logits(self._rows(pa.table(columns)), past, past_users)
         probabilities = _sigmoid(logits)
         assert self.bundle.items is not None
         item_rows = self.bundle.items.keys.encode(columns[log.item])
@@ -167,8 +160,14 @@ class Ranker:
             user: raw id.
             name: which history; the first of the recipe where left out.
             time: only events strictly before it; all where left out.
+
+        Raises:
+            FinerankError: the recipe has no such history.
         """
-        history = next(h for h in self.schema.histories if name in (None, h.name))
+        history = next((h for h in self.schema.histories if name in (None, h.name)), None)
+        if history is None:
+            hint = did_you_mean(str(name), [h.name for h in self.schema.histories])
+            raise FinerankError("name", expected="a history", found=repr(name), fix=hint)
         times = None if time is None else as_times(pa.array([time]))
         bounds = self.past.windows(pa.array([user]), times, 1, self.schema)[history.name]
         store, items = self.past.stores[history.name], self.bundle.items
@@ -191,6 +190,8 @@ class Ranker:
         """
         pieces = []
         for raw in self._read(rows):
+            if not raw.num_rows:
+                continue
             logits = self._logits(self._rows(raw), self.past)
             names = [self.recipe.log.user, self.recipe.log.item, self.recipe.log.time]
             kept = {name: raw[name] for name in names if name in raw.column_names}
@@ -206,22 +207,63 @@ class Ranker:
         if isinstance(rows, pa.Table):
             yield rows
             return
-        table = open_table(self._engine, str(rows), "rows")
+        engine = ibis.duckdb.connect()  # of its own: another query would end the stream
+        table = open_table(engine, str(rows), "rows")
         for batch in table.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE):
             yield pa.Table.from_batches([batch])
+
+    @contextlib.contextmanager
+    def _opened(self, table: str | Path | pa.Table, where: str) -> Iterator[ibis.Table]:
+        """A table in the engine, for as long as it is needed."""
+        arrow = isinstance(table, pa.Table)
+        name = ibis.util.gen_name(where)
+        if arrow:
+            self._engine.con.register(name, table)
+        try:
+            yield self._engine.table(name) if arrow else open_table(self._engine, str(table), where)
+        except duckdb.Error as error:
+            found = " ".join(str(error).partition("\n\n")[0].split())
+            raise FinerankError(
+                where, expected="values that the recipe's SQL can take", found=found
+            ) from error
+        finally:
+            if arrow:
+                self._engine.con.unregister(name)
+
+    def _with_derived(self, raw: pa.Table, derived: Mapping[str, str]) -> pa.Table:
+        """Rows with further columns; straight to the engine, since a served call can't wait."""
+        for name, sql in derived.items():
+            check_sql(sql, tuple(raw.column_names), f"log.derive.{name}")
+        selected = ", ".join(f'({sql}\n) AS "{name}"' for name, sql in derived.items())
+        with self._engine.con.cursor() as cursor:  # of its own, whoever else asks at this time
+            cursor.register("raw", raw)
+            try:
+                added = cursor.sql(f"SELECT {selected} FROM raw").to_arrow_table()  # noqa: S608
+            except duckdb.Error as error:
+                raise FinerankError(
+                    f"log.derive {', '.join(derived)}",
+                    expected="values that its SQL can take",
+                    found=" ".join(str(error).partition("\n\n")[0].split()),
+                ) from error
+        for name in added.column_names:
+            raw = raw.append_column(name, added[name])
+        return raw
 
     def _rows(self, raw: pa.Table) -> pa.Table:
         """Raw rows under our own names, with what the recipe derives."""
         log, recipe = self.recipe.log, self.recipe
-        needed = {feature.name: recipe.column_of(feature.name) for feature in self._features}
-        missing = {c for c in needed.values() if c not in raw.column_names}
-        if derived := {c: sql for c, sql in log.derive.items() if c in missing}:
-            raw = with_columns(ibis.memtable(raw), derived, "log.derive").to_pyarrow()
         roles = {"item": log.item, "user": log.user}
         wanted = {r: c for r, c in roles.items() if c is not None}
-        wanted |= {f"feature.{name}": column for name, column in needed.items()}
-        if log.time is not None and log.time in raw.column_names:
+        wanted |= {f"feature.{f.name}": recipe.column_of(f.name) for f in self._features}
+        of_time = {c: sql for c, sql in log.derive.items() if c == log.time}
+        times = (*raw.column_names, *derivable(of_time, raw.column_names))
+        if log.time is not None and log.time in times:
             wanted["time"] = log.time
+        missing = set(wanted.values()).difference(raw.column_names)
+        if derived := {c: sql for c, sql in log.derive.items() if c in missing}:
+            raw = self._with_derived(raw, derived)
+        if "time" in wanted and raw[log.time].null_count == raw.num_rows:
+            del wanted["time"]
         for name, column in wanted.items():
             if column not in raw.column_names:
                 raise FinerankError(
@@ -232,12 +274,20 @@ class Ranker:
                 )
         return pa.table({name: raw[column].combine_chunks() for name, column in wanted.items()})
 
-    def _logits(self, rows: pa.Table, past: Past) -> np.ndarray:
-        """The logits ``(B, T)``; neighbouring rows of one user, time and context are a request."""
+    def _logits(self, rows: pa.Table, past: Past, past_users: pa.Array | None = None) -> np.ndarray:
+        """The logits ``(B, T)``; neighbouring rows of one user, time and context are a request.
+
+        Args:
+            rows: as `_rows` gives them.
+            past: where histories are looked up.
+            past_users: whose they are ``(B,)``; the rows' own users where left out.
+        """
         bundle, features = self.bundle, [feature.name for feature in self._features]
-        encoded = bundle.encoder.encode(rows, features)
+        encoded = _without_missing_times(bundle.encoder.encode(rows, features))
         request = [f.name for f in self._features if f.side != "item"]
-        users = rows["user"].combine_chunks() if "user" in rows.column_names else None
+        users = past_users
+        if users is None and "user" in rows.column_names:
+            users = rows["user"].combine_chunks()
         starts = self._starts(encoded, None if users is None else past.keys.encode(users))
         first = np.flatnonzero(starts)
         places = pa.array(first)
@@ -255,7 +305,7 @@ class Ranker:
             request=own,
             windows=past.windows(users, times, len(first), self.schema),
             first_candidate=torch.from_numpy(np.append(first, len(starts))),
-            item=None if encoded.item is None else torch.from_numpy(encoded.item),
+            item=None if encoded.item is None else torch.tensor(encoded.item),
             candidate={
                 f.name: as_column(encoded.features[f.name])
                 for f in self._features
@@ -272,10 +322,9 @@ class Ranker:
             rows: encoded rows.
             past_user: row of each row's user in the past, which may know users of its own.
         """
-        count = len(rows.item) if rows.item is not None else len(next(iter(rows.features.values())))
         features = [f.name for f in self._features if f.side != "item"]
-        same = np.zeros(count, dtype=np.int32)
-        starts = np.zeros(count, dtype=bool)
+        same = np.zeros(len(rows), dtype=np.int32)
+        starts = np.zeros(len(rows), dtype=bool)
         for user in (rows.user, past_user):
             keyed = replace(
                 rows,
@@ -285,17 +334,45 @@ class Ranker:
             starts |= starts_request(keyed, features)
         return starts
 
-    def _no_past(self) -> Past:
-        return Past.empty(self.schema, self.bundle.encoder)
+    def _past_of_one(self, history: Sequence[Mapping[str, object]]) -> Past:
+        """The past of one user, known or not, from their events."""
+        if not history:
+            return Past.empty(self.schema, self.bundle.encoder)
+        names = list(dict.fromkeys(name for event in history for name in event))
+        columns = {name: _as_array(name, [event.get(name) for event in history]) for name in names}
+        assert self.recipe.log.user is not None
+        columns[self.recipe.log.user] = pa.array([_ONE] * len(history))
+        return self.read_history(pa.table(columns))
+
+
+def load_ranker(path: str | Path, *, history: str | Path | pa.Table | None = None) -> Ranker:
+    """As `Ranker.load`."""
+    return Ranker.load(path, history=history)
 
 
 def _past_of_training(bundle: Bundle) -> Past:
     """The data set's past, where the data set is still there and the same."""
-    if bundle.schema.histories and (bundle.dataset / DATASET_MANIFEST).is_file():
-        dataset = Dataset(bundle.dataset)
-        if dataset.manifest["identity"] == bundle.dataset_identity:
-            return Past.of(dataset)
+    if bundle.schema.histories:
+        with contextlib.suppress(FinerankError):  # it is gone, or of another version
+            dataset = Dataset(bundle.dataset)
+            if dataset.manifest["identity"] == bundle.dataset_identity:
+                return Past.of(dataset)
     return Past.empty(bundle.schema, bundle.encoder)
+
+
+def _without_missing_times(rows: EncodedRows) -> EncodedRows:
+    """A row whose time is missing asks now: after all that is known."""
+    if rows.time is None or rows.time.dtype.kind != "f":
+        return rows
+    return replace(rows, time=np.where(np.isnan(rows.time), np.inf, rows.time))
+
+
+def _as_array(name: str, values: Sequence[object]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except pa.ArrowException as error:
+        found = str(error).splitlines()[0]
+        raise FinerankError(name, expected="values of one type", found=found) from error
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finerank.bundle import find_bundle, load_bundle, save_bundle
+from finerank.bundle import check_fits, find_bundle, load_bundle, save_bundle
 from finerank.data.dataset import Dataset
-from finerank.data.prepare import MANIFEST as DATASET_MANIFEST
+from finerank.data.manifest import MANIFEST as DATASET_MANIFEST
 from finerank.data.prepare import prepare
+from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, evaluate
 from finerank.folders import written_whole
 from finerank.models.registry import build, check_options, options_of
 from finerank.progress import Progress, silent
-from finerank.recipe import ModelSettings, Recipe
+from finerank.recipe import Recipe
+from finerank.settings import ModelSettings
 from finerank.training.memory import peak_memory_mb, reset_peak
 from finerank.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from finerank.recipe import SplitName
+    from finerank.settings import SplitName
 
 METRICS = "metrics.json"
 
@@ -66,12 +68,28 @@ def open_source(
         recipe, place = source.override(overrides), Path.cwd() / "recipe"
     elif (Path(source) / DATASET_MANIFEST).is_file():
         dataset = Dataset(source)
-        return dataset.recipe.override(overrides), dataset
+        recipe = dataset.recipe.override(overrides)
+        if _data_part(recipe) != _data_part(dataset.recipe):
+            raise FinerankError(
+                f"--set {' '.join(overrides)}",
+                expected="settings under model, training or tasks.*.weight for a prepared data set",
+                found="one that decides how data is prepared",
+                fix="Prepare the recipe with it, or train from the recipe.",
+            )
+        return recipe, dataset
     else:
         recipe, place = Recipe.load(source).override(overrides), Path(source)
     check_options(recipe.model)
     done = prepare(recipe, prepared_folder(recipe, place), progress=progress)
     return recipe, Dataset(done.folder)
+
+
+def _data_part(recipe: Recipe) -> dict[str, Any]:
+    """What decides how a recipe's data is prepared."""
+    settings = recipe.model_dump(exclude={"name", "model", "training"})
+    for task in settings["tasks"].values():
+        task.pop("weight")
+    return settings
 
 
 def train(
@@ -95,6 +113,8 @@ def train(
     Raises:
         FinerankError: from the recipe, from preparing, or from training.
     """
+    if model is not None:
+        options_of(model)  # a wrong name shall not wait for the data
     recipe, dataset = open_source(source, overrides=overrides, progress=progress)
     if model is not None and model != recipe.model.name:
         shared = {
@@ -151,8 +171,9 @@ def evaluate_run(
         progress: told of each step.
 
     Raises:
-        FinerankError: there is no bundle or no data set.
+        FinerankError: there is no bundle or no data set, or they don't fit.
     """
     bundle = load_bundle(find_bundle(run))
     dataset = Dataset(bundle.dataset if data is None else data)
+    check_fits(bundle, dataset)
     return evaluate(bundle.model, dataset.split(split), progress=progress)

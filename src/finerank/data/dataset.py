@@ -12,14 +12,14 @@ from finerank.data.encoding import load_encodings
 from finerank.data.entities import Entities
 from finerank.data.events import EventStore
 from finerank.data.examples import Examples
-from finerank.data.prepare import read_manifest
+from finerank.data.manifest import read_manifest
 from finerank.data.rows import RowEncoder
 from finerank.data.schema import Schema
-from finerank.data.storage import read_columns
+from finerank.data.storage import read_columns, without_prefix
 from finerank.recipe import Recipe
 
 if TYPE_CHECKING:
-    from finerank.recipe import SplitName
+    from finerank.settings import SplitName
 
 
 class Dataset:
@@ -71,29 +71,27 @@ class Dataset:
         """The examples of a split."""
         requests = read_columns(self.folder / name / "requests.arrow")
         candidates = read_columns(self.folder / name / "candidates.arrow")
-        labels = [_flat(candidates.pop(f"label.{task}")) for task in self.schema.tasks]
-        first = _flat(requests.pop("first_candidate"))
-        item = candidates.pop("item", None)
-        user = requests.pop("user", None)
+        labels = [_flat(candidates[f"label.{task}"]) for task in self.schema.tasks]
+        first = _flat(requests["first_candidate"])
+        item, user = candidates.get("item"), requests.get("user")
         windows = {
             each.name: (
-                _flat(requests.pop(f"start.{each.name}")),
-                _flat(requests.pop(f"end.{each.name}")),
+                _flat(requests[f"start.{each.name}"]),
+                _flat(requests[f"end.{each.name}"]),
             )
             for each in self.schema.histories
         }
-        requests.pop("time", None)
         return Examples(
             schema=self.schema,
             users=self.users,
             items=self.items,
             stores=self.stores,
             user=torch.zeros(len(first), dtype=torch.int32) if user is None else _flat(user),
-            request=requests,
+            request=without_prefix(requests),
             windows=windows,
             first_candidate=torch.cat([first, first.new_tensor([len(labels[0])])]),
             item=None if item is None else _flat(item),
-            candidate=candidates,
+            candidate=without_prefix(candidates),
             labels=labels,
         )
 

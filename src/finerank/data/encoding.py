@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finerank.data.schema import Schema
+
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class NumberEncoding:
         """Standard deviations from the mean as float32, NaN where missing or infinite."""
         numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
         numbers = (np.where(np.isfinite(numbers), numbers, np.nan) - self.mean) / self.std
+        numbers = np.clip(numbers, -_LARGEST, _LARGEST)
         return pa.array(numbers.astype(np.float32), self.type, from_pandas=False)
 
 
@@ -92,7 +97,7 @@ class VectorEncoding:
         """Vectors as float32; zeros where null.
 
         Raises:
-            ValueError: a vector of another width, or with a null inside.
+            ValueError: a vector of another width, or with a value inside that is no finite number.
         """
         lengths = pc.list_value_length(values)
         wrong = pc.fill_null(pc.not_equal(lengths, self.width), fill_value=False)
@@ -101,11 +106,12 @@ class VectorEncoding:
             raise ValueError(msg)
         dense = np.zeros((len(values), self.width), dtype=np.float32)
         flat = values.flatten().cast(pa.float32())
-        if flat.null_count:
-            msg = f"vectors without nulls inside, found {flat.null_count}"
+        numbers = flat.to_numpy(zero_copy_only=False)
+        if not np.isfinite(numbers).all():
+            msg = "finite numbers in a vector, found a null, a NaN or an infinity"
             raise ValueError(msg)
         present = values.is_valid().to_numpy(zero_copy_only=False)
-        dense[present] = flat.to_numpy().reshape(-1, self.width)
+        dense[present] = numbers.reshape(-1, self.width)
         return pa.FixedSizeListArray.from_arrays(pa.array(dense.ravel()), self.width)
 
 
@@ -113,13 +119,13 @@ Encoding: TypeAlias = IdEncoding | IdsEncoding | NumberEncoding | VectorEncoding
 
 
 def as_lists(values: pa.Array, separator: str | None) -> pa.LargeListArray:
-    """A list column, or text with a separator, as lists without nulls or empty texts."""
+    """A list column, or text with a separator, as lists without nulls or blank texts."""
     if separator is not None:
         values = pc.split_pattern(values.cast(pa.large_string()), separator)
     flat = values.flatten()
     parents = pc.list_parent_indices(values).to_numpy(zero_copy_only=False)
     if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
-        flat = pc.utf8_trim_whitespace(flat)
+        flat = pc.utf8_trim(flat, string.whitespace)
         keep = pc.fill_null(pc.not_equal(flat, ""), fill_value=False)
     else:
         keep = flat.is_valid()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from finerank.data.storage import read_columns
+from finerank.data.storage import read_columns, without_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ class EventStore:
         assert isinstance(time, torch.Tensor)
         assert isinstance(offsets, torch.Tensor)
         assert item is None or isinstance(item, torch.Tensor)
-        return cls(time, item, columns, offsets)
+        return cls(time, item, without_prefix(columns), offsets)
 
     def window(self, users: np.ndarray, times: Times, max_length: int) -> tuple[np.ndarray, ...]:
         """Where the histories of requests begin and end in the store.

@@ -11,7 +11,8 @@ import pyarrow as pa
 from finerank.data.batch import Jagged
 from finerank.data.events import EventStore
 from finerank.data.rows import EncodedRows, RowEncoder, starts_request
-from finerank.data.storage import ColumnWriter, write_columns
+from finerank.data.storage import ColumnWriter, with_prefix, write_columns
+from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,11 +49,13 @@ class ExampleWriter:
 
     def add_events(self, history: History, piece: pa.RecordBatch) -> None:
         """Add events, in order of user and time."""
+        if not piece.num_rows:
+            return
         features = [f for f in map(self.schema.feature, history.features) if f.home == "log"]
         rows = self.encoder.encode(piece, [f.name for f in features])
         assert rows.user is not None
         assert rows.time is not None
-        columns = {"time": pa.array(rows.time, from_pandas=False), **rows.features}
+        columns = {"time": pa.array(rows.time, from_pandas=False), **with_prefix(rows.features)}
         if rows.item is not None:
             columns["item"] = pa.array(rows.item)
         if self._events is None:
@@ -63,8 +66,19 @@ class ExampleWriter:
         self._per_user += np.bincount(rows.user, minlength=len(self._per_user))
 
     def end_events(self, history: History) -> None:
-        """Close the store of a history."""
+        """Close the store of a history.
+
+        Raises:
+            FinerankError: no event entered it.
+        """
         self._stack.close()
+        if self._events is None:
+            raise FinerankError(
+                f"histories.{history.name}.where",
+                expected="a condition that some rows of the log satisfy",
+                found="none that does",
+                fix="Compare it with the values in the log.",
+            )
         folder = self.folder / "events" / history.name
         offsets = np.concatenate([[0], np.cumsum(self._per_user)])
         write_columns(folder / "users.arrow", pa.record_batch({"offset": pa.array(offsets)}))
@@ -74,10 +88,12 @@ class ExampleWriter:
 
     def add_examples(self, split: str, piece: pa.RecordBatch) -> None:
         """Add examples, in order of user, time and context."""
+        if not piece.num_rows:
+            return
         rows = self.encoder.encode(piece, [f.name for f in self._in_log])
         own = [f.name for f in self._in_log if f.side != "item"]
         starts = np.flatnonzero(starts_request(rows, own, self._previous))
-        request = {name: rows.features[name].take(pa.array(starts)) for name in own}
+        request = with_prefix({name: rows.features[name].take(pa.array(starts)) for name in own})
         request["first_candidate"] = pa.array(
             starts + (self._candidates.rows if self._candidates else 0)
         )
@@ -92,7 +108,9 @@ class ExampleWriter:
                 rows.user[starts], rows.time[starts], history.max_length
             )
             request[f"start.{history.name}"], request[f"end.{history.name}"] = map(pa.array, window)
-        candidate = {f.name: rows.features[f.name] for f in self._in_log if f.side == "item"}
+        candidate = with_prefix(
+            {f.name: rows.features[f.name] for f in self._in_log if f.side == "item"}
+        )
         if rows.item is not None:
             candidate["item"] = pa.array(rows.item)
         for task in self.schema.tasks:
@@ -112,9 +130,13 @@ class ExampleWriter:
         self.requests[split] = self._requests.rows
         self._count(split, rows, candidate)
 
+    def close(self) -> None:
+        """Close what is open; needed where something failed in between."""
+        self._stack.close()
+
     def end_examples(self) -> None:
         """Close the files of a split."""
-        self._stack.close()
+        self.close()
         self._requests = self._candidates = self._previous = None
 
     def _count(self, split: str, rows: EncodedRows, candidate: dict[str, pa.Array]) -> None:
@@ -131,14 +153,14 @@ class ExampleWriter:
         if feature.home == "log":
             array = rows.features[feature.name]
             if feature.type == "ids":
-                return np.asarray(array.value_lengths()) == 0
+                return _without_known(array.values.to_numpy(), array.offsets.to_numpy())
             if feature.type == "vector":
                 return ~array.flatten().to_numpy().reshape(len(array), -1).any(axis=1)
             return _is_unknown(array.to_numpy())
         entity = rows.user if feature.home == "users" else rows.item
         column = self.entities[feature.home].features[feature.name]
         if isinstance(column, Jagged):
-            return column.offsets.diff().numpy()[entity] == 0
+            return _without_known(column.values.numpy(), column.offsets.numpy())[entity]
         values = column.numpy()[entity]
         unknown = ~values.any(axis=1) if feature.type == "vector" else _is_unknown(values)
         return np.asarray(unknown)
@@ -171,6 +193,12 @@ class _Counts:
     def add(self, name: str, flags: np.ndarray) -> None:
         hits, total = self.by_name.get(name, (0.0, 0))
         self.by_name[name] = (hits + float(flags.sum()), total + len(flags))
+
+
+def _without_known(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Which lists of ids hold no known one."""
+    known = np.concatenate([[0], np.cumsum(ids != 0)])[offsets]
+    return known[1:] == known[:-1]
 
 
 def _is_unknown(values: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import fsum, sqrt
 from typing import TYPE_CHECKING
 
 import ibis
@@ -18,8 +19,13 @@ from finerank.data.vocabulary import Vocabulary
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from finerank.data.tables import RawTables
     from finerank.recipe import Recipe
+
+
+_ROUNDING = 1e-12  # of a mean, relative; less is no variation
 
 
 class Fitting:
@@ -62,12 +68,14 @@ class Fitting:
         return self._number(name)
 
     def _values(self, name: str) -> ibis.Table:
-        """The raw values of a feature over the training rows: ``value`` and how often, ``n``."""
+        """The raw values of a feature over the training rows: ``value`` and how often, ``n``.
+
+        A value may come several times; its counts add up.
+        """
         home = self.tables.home_of(name)
         is_id = self.recipe.features[name].type in ("id", "ids")
         if home == "log":
-            value = self.train[f"feature.{name}"]
-            return self.train.select(value=value).group_by("value").agg(n=ibis._.count())
+            return self.train.select(value=self.train[f"feature.{name}"], n=ibis.literal(1))
         side = "user" if home == "users" else "item"
         counts = self.train.group_by(entity=self.train[side]).agg(n=ibis._.count())
         table = self.tables.entities[home]
@@ -89,20 +97,21 @@ class Fitting:
             feature, kind = self.recipe.features[name], values.value.type()
             where = f"features.{name}"
             if feature.type == "ids":
-                if feature.separator is not None and kind.is_string():
-                    values = values.mutate(value=values.value.split(feature.separator))
-                elif not kind.is_array():
+                if not (kind.is_array() if feature.separator is None else kind.is_string()):
+                    beside = "without" if feature.separator is None else "beside"
                     raise FinerankError(
                         where,
                         expected="a list column, or text and a separator",
-                        found=f"a column of type {kind}",
+                        found=f"a column of type {kind} {beside} a separator",
                     )
+                if feature.separator is not None:
+                    values = values.mutate(value=values.value.split(feature.separator))
                 values = values.mutate(value=values.value.unnest())
                 if values.value.type().is_string():
                     values = values.mutate(value=values.value.strip())
                     values = values.filter(values.value != "")
-                values = values.filter(values.value.notnull())
                 values = values.mutate(value=as_id(values.value, where))
+                values = values.filter(values.value.notnull())
             elif kind.is_array():
                 raise FinerankError(
                     where, expected="one id a row", found="lists", fix="Say type: ids."
@@ -127,14 +136,15 @@ class Fitting:
         finite = values.filter(
             values.value.notnull() & ~values.value.isnan() & ~values.value.isinf()
         )
-        total = finite.agg(n=finite.n.sum(), sum=(finite.n * finite.value).sum())
-        first = total.to_pyarrow().to_pylist()[0]
-        if not first["n"]:
+        counted = finite.group_by("value").agg(n=ibis._.n.sum().cast("float64"))
+        count = counted.n.sum().to_pyarrow().as_py()
+        if not count:
             return NumberEncoding(mean=0.0, std=1.0)
-        mean = first["sum"] / first["n"]
-        squares = (finite.n * (finite.value - mean) ** 2).sum().to_pyarrow().as_py()
-        std = (squares / first["n"]) ** 0.5
-        return NumberEncoding(mean=mean, std=std if std > 0 else 1.0)
+        # fsum rounds once, at the end, so that the order of the rows has no influence
+        mean = fsum(n * value for value, n in _pairs(counted)) / count
+        std = sqrt(fsum(n * (value - mean) ** 2 for value, n in _pairs(counted)) / count)
+        varies = std > _ROUNDING * abs(mean)
+        return NumberEncoding(mean=mean, std=std if varies else 1.0)
 
     def _width(self, name: str) -> int:
         values = self._values(name).filter(ibis._.value.notnull())
@@ -146,3 +156,9 @@ class Fitting:
             found = "none" if least is None else f"widths from {least} to {most}"
             raise FinerankError(f"features.{name}", expected="vectors of one width", found=found)
         return int(least)
+
+
+def _pairs(counted: ibis.Table) -> Iterator[tuple[float, float]]:
+    """Values and counts, never all of them in memory."""
+    for piece in counted.select("value", "n").to_pyarrow_batches():
+        yield from zip(*(column.to_pylist() for column in piece.columns), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,15 @@ import pyarrow as pa
 import torch
 
 from finerank.data.events import EventStore
-from finerank.data.rows import RowEncoder, select_rows
+from finerank.data.rows import RowEncoder, as_id, select_rows
 from finerank.data.storage import as_column
-from finerank.data.tables import with_columns
-from finerank.data.vocabulary import Vocabulary, canonical
+from finerank.data.tables import Sql, check_column, check_sql, with_columns, with_sql
+from finerank.data.vocabulary import Vocabulary
+from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import ibis
 
     from finerank.data.dataset import Dataset
@@ -60,24 +64,27 @@ class Past:
             FinerankError: a column that the histories need is not there.
         """
         assert recipe.log.user is not None
-        log = with_columns(
-            log, {k: v for k, v in recipe.log.derive.items() if k not in log.columns}, "log.derive"
-        )
+        log = with_columns(log, derivable(recipe.log.derive, log.columns), "log.derive")
+        for column in (recipe.log.user, recipe.log.item):
+            if column is not None:
+                check_column(column, log.columns, "history")
         has_time = recipe.log.time in log.columns
-        users = log.select(user=log[recipe.log.user]).distinct().to_pyarrow()["user"]
-        keys = Vocabulary(canonical(users.combine_chunks()).drop_null())
-        needed = [
-            c for c in (recipe.log.user, recipe.log.item, recipe.log.time) if c in log.columns
-        ]
-        log = log.drop_null(needed, how="any")
+        users = log.select(user=as_id(log[recipe.log.user], "log.user")).distinct().to_pyarrow()
+        keys = Vocabulary(users["user"].combine_chunks().drop_null())
         stores = {}
         for history in schema.histories:
             entering = log
             if (where := recipe.histories[history.name].where) is not None:
-                flagged = with_columns(log, {"enters": where}, f"histories.{history.name}.where")
-                entering = flagged.filter(flagged.enters).drop("enters")
+                flag = f"enters.{history.name}"
+                flagged = with_sql(log, {flag: Sql(where, f"histories.{history.name}.where")})
+                entering = flagged.filter(flagged[flag]).drop(flag)
             features = [n for n in history.features if schema.feature(n).home == "log"]
-            rows = select_rows(entering, recipe, features, labels=False).to_pyarrow()
+            for name in features:
+                check_column(recipe.column_of(name), log.columns, f"history, for {name}")
+            selected = select_rows(entering, recipe, features, labels=False)
+            order = [name for name in ("user", "time", "item") if name in selected.columns]
+            selected = selected.drop_null(order, how="any")
+            rows = (selected.order_by(order) if has_time else selected).to_pyarrow()
             users = keys.encode(rows["user"].combine_chunks())
             stores[history.name] = _store(history, schema, encoder, keys, rows, users)
         return cls(keys, stores, has_time)
@@ -99,10 +106,23 @@ class Past:
             if times is None or not self.has_time:
                 kind = store.time.numpy().dtype
                 last = np.inf if kind.kind == "f" else np.iinfo(kind).max
-                times = np.full(rows, last, dtype=kind)
-            bounds = store.window(self.keys.encode(users), times, history.max_length)
+                ends = np.full(rows, last, dtype=kind)
+            else:
+                ends = times
+            bounds = store.window(self.keys.encode(users), ends, history.max_length)
             windows[history.name] = (torch.from_numpy(bounds[0]), torch.from_numpy(bounds[1]))
         return windows
+
+
+def derivable(derive: Mapping[str, str], columns: Sequence[str]) -> dict[str, str]:
+    """Those derived columns that a table lacks and whose own columns it has."""
+    found = {}
+    for name, sql in derive.items():
+        if name not in columns:
+            with contextlib.suppress(FinerankError):
+                check_sql(sql, tuple(columns), name)
+                found[name] = sql
+    return found
 
 
 def _store(

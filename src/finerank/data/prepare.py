@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import time
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import ibis
 import pyarrow as pa
 
@@ -16,25 +18,26 @@ from finerank.data.encoding import save_encodings
 from finerank.data.entities import Entities
 from finerank.data.example_writer import ExampleWriter
 from finerank.data.fitting import Fitting
+from finerank.data.manifest import FORMAT, MANIFEST, find_manifest, identity_of
 from finerank.data.rows import RowEncoder, as_id, select_rows
 from finerank.data.schema import Feature, History, Schema
-from finerank.data.splits import TRAIN, check_sizes, with_split
+from finerank.data.splits import NO_EXAMPLE, TRAIN, check_sizes, with_split
 from finerank.data.storage import ColumnWriter, write_columns
-from finerank.data.tables import RawTables, find_files
+from finerank.data.tables import RawTables
 from finerank.data.vocabulary import Vocabulary
 from finerank.errors import FinerankError
 from finerank.folders import written_whole
 from finerank.progress import Progress, silent
-from finerank.recipe import SPLITS, Recipe
+from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from finerank.data.encoding import Encoding
     from finerank.data.schema import Home
+    from finerank.recipe import Recipe
+    from finerank.settings import EntityTableSettings
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 _ROWS_A_PIECE = 500_000
 
 
@@ -67,19 +70,14 @@ def prepare(recipe: Recipe, out: str | Path, *, progress: Progress = silent) -> 
         FinerankError: the recipe and the tables don't fit, or a value is not what it must be.
     """
     out = Path(out)
-    identity = _identity(recipe)
-    manifest = read_manifest(out) if (out / MANIFEST).exists() else {}
-    if manifest.get("identity") == identity:
+    identity = identity_of(recipe)
+    manifest = find_manifest(out)
+    if manifest.get("format") == FORMAT and manifest.get("identity") == identity:
         return Prepared(out, manifest, unchanged=True)
     started = time.perf_counter()
     with written_whole(out, marker=MANIFEST) as folder:
-        database = folder / "engine.duckdb"
-        engine = ibis.duckdb.connect(database, temp_directory=str(folder / "spill"))
-        try:
+        with _engine(folder / "engine") as engine:
             manifest = _Preparation(recipe, engine, folder, progress).run()
-        finally:
-            engine.disconnect()
-            database.unlink(missing_ok=True)
         manifest = {
             "format": FORMAT,
             "identity": identity,
@@ -87,51 +85,28 @@ def prepare(recipe: Recipe, out: str | Path, *, progress: Progress = silent) -> 
             **manifest,
             "seconds": round(time.perf_counter() - started, 3),
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, default=str))
-    return Prepared(out, manifest, unchanged=False)
+        text = json.dumps(manifest, indent=2, default=str)
+        (folder / MANIFEST).write_text(text)
+    return Prepared(out, json.loads(text), unchanged=False)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared data set.
-
-    Raises:
-        FinerankError: there is none, or another version of finerank wrote it.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
+@contextlib.contextmanager
+def _engine(folder: Path) -> Iterator[Any]:
+    """DuckDB with its files in a folder of its own, which is gone in the end."""
+    folder.mkdir()
+    engine = ibis.duckdb.connect(folder / "tables.duckdb", temp_directory=str(folder / "spill"))
+    try:
+        yield engine
+    except duckdb.Error as error:
         raise FinerankError(
-            str(folder),
-            expected=f"a prepared data set (with {MANIFEST})",
-            found="none",
-            fix="Run `finerank prepare RECIPE --out DIR` first.",
-        )
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    if manifest.get("format") != FORMAT:
-        raise FinerankError(
-            str(path),
-            expected=f"format {FORMAT}",
-            found=f"format {manifest.get('format')}",
-            fix="Prepare it again with this version.",
-        )
-    return manifest
-
-
-def _identity(recipe: Recipe) -> dict[str, Any]:
-    """What a prepared data set depends on: the recipe's data part and the input files."""
-    settings = recipe.model_dump(mode="json", exclude={"name", "model", "training"})
-    for task in settings["tasks"].values():
-        task.pop("weight")  # a matter of training
-    paths = [recipe.log.path] + [t.path for t in (recipe.users, recipe.items) if t is not None]
-    if recipe.split.by == "files":
-        paths += [recipe.split.train, recipe.split.valid, recipe.split.test]
-    files = {
-        str(file): {"bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns}
-        for path in paths
-        if path is not None
-        for file in find_files(path, path)
-    }
-    digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return {"recipe_sha256": digest, "files": files}
+            "the recipe's tables",
+            expected="values that can be read, and that its SQL can take",
+            found=" ".join(str(error).partition("\n\n")[0].split()),
+            fix="If a column of a CSV is taken for another type, write it as Parquet.",
+        ) from error
+    finally:
+        engine.disconnect()
+        shutil.rmtree(folder)
 
 
 class _Preparation:
@@ -145,8 +120,11 @@ class _Preparation:
     def run(self) -> dict[str, Any]:
         with self.progress("reading the log", None):
             rows, dropped = self._rows()
-            sizes = check_sizes(rows)
-            self._check_labels(rows)
+            examples = rows.filter(rows.split != NO_EXAMPLE)
+            sizes = check_sizes(examples)
+            self._check_labels(examples)
+            for home in self.tables.entities:
+                self._check_keys(rows, home)
         with self.progress("fitting vocabularies", None):
             fitting = Fitting(rows.filter(rows.split == TRAIN), self.tables)
             encodings = fitting.encodings()
@@ -163,23 +141,9 @@ class _Preparation:
             users=entities["users"].keys if "users" in entities else None,
             items=entities["items"].keys if "items" in entities else None,
         )
-        writer = ExampleWriter(self.folder, schema, encoder, entities)
         total = sum(sizes.values())
-        with self.progress("ordering histories", total * len(schema.histories)) as advance:
-            for history in schema.histories:
-                entering = rows.filter(rows[f"enters.{history.name}"])
-                for piece in self._ordered(entering, ["user", "time", "item"]):
-                    writer.add_events(history, piece)
-                    advance(piece.num_rows)
-                writer.end_events(history)
-        context = [f"feature.{f.name}" for f in schema.request_features if f.home == "log"]
-        with self.progress("building requests", total) as advance:
-            for index, split in enumerate(SPLITS):
-                part = rows.filter(rows.split == index).drop("split")
-                for piece in self._ordered(part, ["user", "time", *context, "item"]):
-                    writer.add_examples(split, piece)
-                    advance(piece.num_rows)
-                writer.end_examples()
+        with contextlib.closing(ExampleWriter(self.folder, schema, encoder, entities)) as writer:
+            self._write(writer, schema, rows, total)
         report = {
             "rows_in": total + sum(dropped.values()),
             "rows_dropped": dropped,
@@ -194,15 +158,35 @@ class _Preparation:
         }
         return {"schema": schema.to_json(), "report": report}
 
+    def _write(self, writer: ExampleWriter, schema: Schema, rows: ibis.Table, total: int) -> None:
+        with self.progress("ordering histories", None) as advance:
+            for history in schema.histories:
+                entering = rows.filter(rows[f"enters.{history.name}"])
+                for piece in self._ordered(entering, ["user", "time", "item"]):
+                    writer.add_events(history, piece)
+                    advance(piece.num_rows)
+                writer.end_events(history)
+        context = [f"feature.{f.name}" for f in schema.request_features if f.home == "log"]
+        with self.progress("building requests", total) as advance:
+            for index, split in enumerate(SPLITS):
+                part = rows.filter(rows.split == index).drop("split")
+                for piece in self._ordered(part, ["user", "time", *context, "item"]):
+                    writer.add_examples(split, piece)
+                    advance(piece.num_rows)
+                writer.end_examples()
+
     def _rows(self) -> tuple[ibis.Table, dict[str, int]]:
-        """Every usable row with its labels and its split, and how many were dropped and why."""
+        """Every usable row with its labels and its split, and how many were dropped and why.
+
+        A row without any label is no example, but it is an event that may enter histories.
+        """
+        if not self.tables.log.limit(1).to_pyarrow().num_rows:
+            raise FinerankError("log", expected="rows", found="an empty table")
         rows = select_rows(self.tables.log, self.recipe, self.log_features, labels=True)
         needed = [name for name in ("user", "item", "time") if name in rows.columns]
         reasons = {f"no {name}": rows[name].isnull() for name in needed}
         labels = [rows[f"label.{task}"] for task in self.recipe.tasks]
-        unlabelled = labels[0].isnull()
-        for label in labels[1:]:
-            unlabelled &= label.isnull()
+        unlabelled = ibis.and_(*(label.isnull() for label in labels))
         reasons["no label"] = unlabelled
         seen: ibis.Value = ibis.literal(value=False)
         counts = {"rows": rows.count()}
@@ -210,11 +194,29 @@ class _Preparation:
             counts[reason] = (condition & ~seen).sum().fill_null(0)
             seen |= condition
         found = rows.agg(**counts).to_pyarrow().to_pylist()[0]
-        if found["rows"] == 0:
-            raise FinerankError("log", expected="rows", found="an empty table")
+        self._check_time(rows)
         dropped = {reason: int(found[reason]) for reason in reasons if found[reason]}
+        if sum(dropped.values()) == found["rows"]:
+            expected = f"rows with {', '.join([*needed, 'label'])}"
+            raise FinerankError("log", expected=expected, found=f"none: {dropped}")
         kept = with_split(rows.filter(~seen), self.recipe)
-        return self.engine.create_table("examples", kept), dropped
+        if self.recipe.histories and "no label" in dropped:
+            events = rows.drop_null(needed, how="any").filter(unlabelled)
+            events = events.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
+            kept = kept.union(events.select(kept.columns))
+        return self.engine.create_table("rows", kept), dropped
+
+    def _check_time(self, rows: ibis.Table) -> None:
+        if "time" not in rows.columns:
+            return
+        kind = rows.time.type()
+        if not (kind.is_numeric() or kind.is_date() or kind.is_timestamp()):
+            raise FinerankError(
+                "log.time",
+                expected="numbers, dates or times",
+                found=f"{self.recipe.log.time!r} of type {kind}",
+                fix="Cast it under log.derive, such as when: CAST(time AS TIMESTAMP).",
+            )
 
     def _check_labels(self, rows: ibis.Table) -> None:
         for name in self.recipe.tasks:
@@ -263,8 +265,7 @@ class _Preparation:
         features = [f for f in schema.features if f.home == home]
         title = None
         if home in self.tables.entities:
-            settings = self.recipe.users if home == "users" else self.recipe.items
-            assert settings is not None
+            settings = self._settings(home)
             table = self.tables.entities[home]
             key = as_id(table[settings.key], f"{home}.key")
             for feature in features:
@@ -276,7 +277,6 @@ class _Preparation:
                 title = "title"
                 columns["title"] = table[settings.title].cast("string")
             table = table.select(key=key, **columns).filter(ibis._.key.notnull())
-            self._check_keys(table, keys, home)
             keys = keys.union(table.select("key"), distinct=True)
             joined = keys.left_join(table, "key").select(keys.key, *columns)
         else:
@@ -295,9 +295,13 @@ class _Preparation:
             self._write_entity_features(ordered, home, features, encodings)
         return Entities.load(self.folder / home)
 
-    def _is_key(self, feature: Feature, home: Home) -> bool:
+    def _settings(self, home: Home) -> EntityTableSettings:
         settings = self.recipe.users if home == "users" else self.recipe.items
-        return settings is not None and self.tables.raw_column(feature.name) == settings.key
+        assert settings is not None
+        return settings
+
+    def _is_key(self, feature: Feature, home: Home) -> bool:
+        return self.tables.raw_column(feature.name) == self._settings(home).key
 
     def _write_entity_features(
         self, rows: pa.Table, home: Home, features: list[Feature], encodings: dict[str, Encoding]
@@ -311,14 +315,19 @@ class _Preparation:
             for piece in (unknown, rows):
                 writer.append({f.name: encoder.encode_feature(f.name, piece) for f in features})
 
-    def _check_keys(self, table: ibis.Table, log_keys: ibis.Table, home: Home) -> None:
-        if table.key.type().copy(nullable=True) != log_keys.key.type().copy(nullable=True):
+    def _check_keys(self, rows: ibis.Table, home: Home) -> None:
+        """Check that a table of users or items has the log's type of id, and each id once."""
+        table, settings = self.tables.entities[home], self._settings(home)
+        key = as_id(table[settings.key], f"{home}.key")
+        found, expected = key.type(), rows[home[:-1]].type()
+        if found.copy(nullable=True) != expected.copy(nullable=True):
             raise FinerankError(
                 f"{home}.key",
-                expected=f"the type of log.{home[:-1]}, {log_keys.key.type()}",
-                found=str(table.key.type()),
+                expected=f"the type of log.{home[:-1]}, {expected}",
+                found=str(found),
                 fix="Cast one of them under derive.",
             )
+        table = table.select(key=key).filter(ibis._.key.notnull())
         twice = table.group_by("key").agg(n=ibis._.count()).filter(ibis._.n > 1)
         example = twice.limit(1).to_pyarrow().to_pylist()
         if example:
@@ -333,4 +342,6 @@ class _Preparation:
             first = [key for key in keys if key in rows.columns]
             rest = [name for name in rows.columns if name not in first]
             rows = rows.order_by([*first, *rest])
-        yield from rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE)
+        for batch in rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE):
+            for start in range(0, batch.num_rows, _ROWS_A_PIECE):  # the engine rounds sizes up
+                yield batch.slice(start, _ROWS_A_PIECE)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.events import Times, as_times
-from finerank.data.tables import with_columns
+from finerank.data.tables import SPLIT_COLUMN, Sql, with_sql
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
@@ -26,26 +26,38 @@ if TYPE_CHECKING:
     from finerank.recipe import Recipe
 
 
+_EXACT = 2**53  # beyond it a float skips whole numbers, so that ids would merge
+
+
 def as_id(column: ibis.Column, where: str) -> ibis.Column:
     """An id column as int64 or text, or lists of them as they are.
 
     Raises:
-        FinerankError: floats that aren't whole numbers.
+        FinerankError: floats that aren't whole numbers, or too large to be exact.
     """
     kind = column.type()
     if kind.is_floating():
         table = column.as_table()
-        value = table[table.columns[0]]
-        wrong = value.notnull() & ~value.isnan() & (value != value.floor())
-        broken = table.filter(wrong).limit(1).to_pyarrow()
+        value = table[table.columns[0]].cast("float64")
+        wrong = ~value.isnan() & ((value.abs() > _EXACT) | (value % 1 != 0))
+        broken = table.filter(value.notnull() & wrong).limit(1).to_pyarrow()
         if broken.num_rows:
             raise FinerankError(
-                where, expected="whole numbers or text as ids", found=str(broken[0][0].as_py())
+                where,
+                expected="whole numbers or text as ids",
+                found=str(broken[0][0].as_py()),
+                fix="Is it a number? Else cast it to text where the file is written.",
             )
-        return column.isnan().ifelse(None, column).cast("int64")
+        return _nan_as_null(column).cast("int64")
+    if kind.is_unsigned_integer() and kind.nbytes == 8:  # noqa: PLR2004
+        return column.cast("string")  # hashes may not fit into int64
     if kind.is_integer() or kind.is_boolean():
         return column.cast("int64")
     return column if kind.is_array() else column.cast("string")
+
+
+def _nan_as_null(column: ibis.Column) -> ibis.Column:
+    return column.isnan().ifelse(None, column) if column.type().is_floating() else column
 
 
 def select_rows(
@@ -57,27 +69,54 @@ def select_rows(
         features: those whose column is in the log.
         labels: whether to add labels, entry to the histories, and the split that files give.
     """
-    sql: dict[str, str] = {}
+    sql: dict[str, Sql] = {}
     if labels:
         for name, task in recipe.tasks.items():
-            sql[f"label.{name}"] = f"CAST(({task.label}) AS DOUBLE)"
+            sql[f"label.{name}"] = Sql(task.label, f"tasks.{name}")
         for name, history in recipe.histories.items():
-            sql[f"enters.{name}"] = f"coalesce(({history.where or 'TRUE'}), FALSE)"
-    log = with_columns(log, sql, "tasks and histories:")
-    selected: dict[str, ibis.Value] = {name: log[name] for name in sql}
+            sql[f"enters.{name}"] = Sql(history.where or "TRUE", f"histories.{name}.where")
+    log = with_sql(log, sql)
+    selected: dict[str, ibis.Value] = {}
+    for name, each in sql.items():
+        as_ours = _as_label if name.startswith("label.") else _as_condition
+        selected[name] = as_ours(log[name], each)
     if recipe.log.user is not None:
         selected["user"] = as_id(log[recipe.log.user], "log.user")
     if recipe.log.item is not None:
         selected["item"] = as_id(log[recipe.log.item], "log.item")
     if recipe.log.time is not None and recipe.log.time in log.columns:
-        selected["time"] = log[recipe.log.time]
+        selected["time"] = _nan_as_null(log[recipe.log.time])
     for name in features:
         column = log[recipe.column_of(name)]
         is_id = recipe.features[name].type in ("id", "ids")
         selected[f"feature.{name}"] = as_id(column, f"features.{name}") if is_id else column
     if labels and recipe.split.by == "files":
-        selected["split"] = log["split"]
+        selected["split"] = log[SPLIT_COLUMN]
     return log.select(**selected)
+
+
+def _as_label(column: ibis.Column, sql: Sql) -> ibis.Column:
+    kind = column.type()
+    if not (kind.is_numeric() or kind.is_boolean() or kind.is_null()):
+        raise FinerankError(
+            sql.where,
+            expected="0 or 1, false or true, or null where unknown",
+            found=f"{sql.text}, of type {kind}",
+            fix="Write a condition, such as rating >= 4.",
+        )
+    return _nan_as_null(column.cast("float64"))
+
+
+def _as_condition(column: ibis.Column, sql: Sql) -> ibis.Column:
+    kind = column.type()
+    if not kind.is_boolean():
+        raise FinerankError(
+            sql.where,
+            expected="a condition, true or false",
+            found=f"{sql.text}, of type {kind}",
+            fix="Write a comparison, such as rating >= 4.",
+        )
+    return column.fill_null(False)  # noqa: FBT003  (the value that takes the place of null)
 
 
 @dataclass(frozen=True)
@@ -95,6 +134,10 @@ class EncodedRows:
     item: np.ndarray | None
     time: Times | None
     features: dict[str, pa.Array]
+
+    def __len__(self) -> int:
+        columns = (self.user, self.item, self.time, *self.features.values())
+        return next((len(column) for column in columns if column is not None), 0)
 
 
 class RowEncoder:
@@ -166,10 +209,9 @@ def starts_request(
         features: the request's features among the rows' own.
         previous: the row before the first.
     """
-    count = len(next(iter(rows.features.values()))) if rows.user is None else len(rows.user)
     if rows.user is None or rows.time is None:
-        return np.ones(count, dtype=bool)
-    starts = np.zeros(count, dtype=bool)
+        return np.ones(len(rows), dtype=bool)
+    starts = np.zeros(len(rows), dtype=bool)
     starts[:1] = previous is None
     pairs: list[tuple[np.ndarray | pa.Array, np.ndarray | pa.Array | None]] = [
         (rows.user, previous.user if previous else None),

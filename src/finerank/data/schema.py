@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from finerank.recipe import FeatureType, Side
+    from finerank.settings import FeatureType, Side
 
 Home = Literal["log", "users", "items"]
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import duckdb
 import ibis
 
 from finerank.errors import FinerankError
-from finerank.recipe import SPLITS, FilesSplit, LastSplit, RandomSplit, Recipe, TimeSplit
+from finerank.settings import SPLITS, FilesSplit, LastSplit, RandomSplit, TimeSplit
 
 if TYPE_CHECKING:
     from ibis.expr import types
 
+    from finerank.recipe import Recipe
+
 TRAIN, VALID, TEST = range(3)
+NO_EXAMPLE = -1  # the split of an event that only histories hold
 _HEX_DIGITS = 8  # of a row's hash that decide; four thousand million steps
 
 
@@ -30,11 +34,9 @@ def with_split(rows: types.Table, recipe: Recipe) -> types.Table:
     if isinstance(split, LastSplit):
         newest = ibis.window(
             group_by="user",
-            order_by=[rows.time.desc(), rows.item.desc()]
-            if "item" in rows.columns
-            else [rows.time.desc()],
+            order_by=[rows.time.desc()],
         )
-        place = ibis.row_number().over(newest)
+        place = ibis.dense_rank().over(newest)
         return rows.mutate(split=_cases(place < split.test, place < split.test + split.valid))
     valid_from, test_from = _time_bounds(rows, split)
     return rows.mutate(split=_cases(rows.time >= test_from, rows.time >= valid_from))
@@ -63,17 +65,20 @@ def _time_bounds(rows: types.Table, split: TimeSplit) -> tuple[ibis.Value, ibis.
     if split.valid is not None and split.test is not None:
         count = rows.count().to_pyarrow().as_py()
         ordered = rows.select("time").order_by("time")
-        bounds = []
-        for later in (split.valid + split.test, split.test):
-            place = min(int(count * (1 - later)), count - 1)
-            bounds.append(ordered.limit(1, offset=place).to_pyarrow()[0][0].as_py())
-        return ibis.literal(bounds[0]), ibis.literal(bounds[1])
+        places = (
+            min(count - round(count * later), count - 1)
+            for later in (split.valid + split.test, split.test)
+        )
+        valid_from, test_from = (
+            ordered.limit(1, offset=place).time.as_scalar() for place in places
+        )
+        return valid_from, test_from
     kind = rows.time.type()
     try:
         valid_from = ibis.literal(split.valid_from).cast(kind)
         test_from = ibis.literal(split.test_from).cast(kind)
         rows.select(valid=valid_from, test=test_from).limit(1).to_pyarrow()
-    except Exception as error:
+    except (duckdb.Error, ibis.IbisError, TypeError, ValueError) as error:
         raise FinerankError(
             "split.valid_from, split.test_from",
             expected=f"times as in log.time ({kind})",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+_PREFIX = "feature."
+
+
 class ColumnWriter:
     """Write columns whose length isn't known beforehand, with memory for one piece at a time.
 
@@ -116,6 +119,20 @@ def read_columns(path: Path) -> dict[str, Column]:
     """The columns of an Arrow file as memory-mapped tensors."""
     batch = read_batch(path)
     return {name: as_column(batch.column(name)) for name in batch.schema.names}
+
+
+def with_prefix(features: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+    """Features under names that no column of ours has; a feature may be called ``time``."""
+    return {f"{_PREFIX}{name}": array for name, array in features.items()}
+
+
+def without_prefix(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The features among the columns of a file."""
+    return {
+        name.removeprefix(_PREFIX): column
+        for name, column in columns.items()
+        if name.startswith(_PREFIX)
+    }
 
 
 def as_column(array: pa.Array) -> Column:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 import ibis
 import pyarrow as pa
 import pyarrow.dataset
 import sqlglot
+from ibis.expr import datatypes
 from sqlglot import expressions
 
 from finerank.errors import FinerankError, did_you_mean
+from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv", ".txt")
 _ARROW = (".arrow", ".feather", ".ipc")
 
+SPLIT_COLUMN = "finerank.split"  # of a log whose files are given per split
+
 
 def find_files(path: str, where: str) -> list[Path]:
     """The files that a path of a recipe means: itself, all of a folder, or those of a pattern.
@@ -35,7 +39,7 @@ def find_files(path: str, where: str) -> list[Path]:
     place = Path(path)
     if place.is_dir():
         known = (*_PARQUET, *_CSV, *_ARROW)
-        files = sorted(f for f in place.rglob("*") if f.suffix in known and f.is_file())
+        files = sorted(f for f in place.rglob("*") if f.suffix.lower() in known and f.is_file())
     elif place.is_file():
         files = [place]
     else:
@@ -53,24 +57,27 @@ def find_files(path: str, where: str) -> list[Path]:
 
 def _kind(file: Path) -> str | None:
     kinds = {"parquet": _PARQUET, "csv": _CSV, "arrow": _ARROW}
-    return next((kind for kind, endings in kinds.items() if file.suffix in endings), None)
+    return next((kind for kind, endings in kinds.items() if file.suffix.lower() in endings), None)
 
 
 def open_table(engine: Backend, path: str, where: str) -> ibis.Table:
     """A table over files; nothing is loaded yet.
 
     Raises:
-        FinerankError: no such file, one that can't be read, or one without any column.
+        FinerankError: no such file, only empty ones, or one that can't be read.
     """
     files = find_files(path, where)
-    names = [str(file) for file in files]
+    names = [str(file) for file in files if file.stat().st_size]
+    if not names:
+        raise FinerankError(where, expected="a table", found=f"an empty file, {files[0]}")
     try:
         if (kind := _kind(files[0])) == "parquet":
             return engine.read_parquet(names)
         if kind == "csv":
-            return engine.read_csv(names)
-        dataset = pyarrow.dataset.dataset(names, format="ipc")
-        return engine.read_in_memory(dataset.to_table())
+            return engine.read_csv(names, union_by_name=True)
+        name = ibis.util.gen_name("arrow")
+        engine.con.register(name, pyarrow.dataset.dataset(names, format="ipc"))
+        return engine.table(name)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         found = str(error).splitlines()[0]
         raise FinerankError(
@@ -78,34 +85,66 @@ def open_table(engine: Backend, path: str, where: str) -> ibis.Table:
         ) from error
 
 
+class Sql(NamedTuple):
+    """An SQL expression of the recipe, and the key that holds it."""
+
+    text: str
+    where: str
+
+
 def with_columns(table: ibis.Table, columns: Mapping[str, str], where: str) -> ibis.Table:
     """The table with further columns, each given by an SQL expression over the others.
 
+    Args:
+        where: the recipe's key that holds them.
+
     Raises:
-        FinerankError: an expression isn't SQL, names a column that isn't there, or doesn't type.
+        FinerankError: as `with_sql`.
+    """
+    return with_sql(table, {name: Sql(text, f"{where}.{name}") for name, text in columns.items()})
+
+
+def with_sql(table: ibis.Table, columns: Mapping[str, Sql]) -> ibis.Table:
+    """The table with further columns, each given by an SQL expression over the others.
+
+    Raises:
+        FinerankError: an expression isn't SQL, names a column that isn't there, or doesn't type;
+            or there is a column of that name already.
     """
     if not columns:
         return table
+    taken = {name.lower() for name in table.columns}
     for name, sql in columns.items():
-        check_sql(sql, table.columns, f"{where} {name}")
-    selected = ", ".join(f'({sql}) AS "{name}"' for name, sql in columns.items())
+        check_sql(sql.text, table.columns, sql.where)
+        if name.lower() in taken:
+            raise FinerankError(
+                sql.where,
+                expected="a new column's name",
+                found=f"{name!r}, which is a column already",
+                fix="Choose another name.",
+            )
+        taken.add(name.lower())
+    selected = ", ".join(f'({sql.text}\n) AS "{name}"' for name, sql in columns.items())
     try:
         name = ibis.util.gen_name("raw")  # a name twice in one query is an error
         return table.alias(name).sql(f'SELECT *, {selected} FROM "{name}"', dialect="duckdb")  # noqa: S608
-    except duckdb.Error as error:
+    except (duckdb.Error, sqlglot.errors.SqlglotError) as error:
+        if len(columns) > 1:  # which of them it is
+            for name, sql in columns.items():
+                with_sql(table, {name: sql})
         found = str(error).splitlines()[0]
         raise FinerankError(
-            f"{where} {', '.join(columns)}",
-            expected="SQL expressions over the columns",
-            found=f"{'; '.join(columns.values())} ({found})",
+            ", ".join(sql.where for sql in columns.values()),
+            expected="an SQL expression over the columns",
+            found=f"{'; '.join(sql.text for sql in columns.values())} ({found})",
         ) from error
 
 
 def check_sql(sql: str, columns: tuple[str, ...], where: str) -> None:
     """Check that an SQL expression parses and names only columns that are there."""
     try:
-        tree = sqlglot.parse_one(f"SELECT {sql}", read="duckdb")
-    except sqlglot.errors.ParseError as error:
+        tree = sqlglot.parse_one(f"SELECT ({sql}\n)", read="duckdb")
+    except sqlglot.errors.SqlglotError as error:
         found = str(error).splitlines()[0]
         raise FinerankError(
             where, expected="an SQL expression", found=f"{sql!r} ({found})"
@@ -126,11 +165,42 @@ def check_column(
         )
 
 
+def _join(parts: Mapping[str, ibis.Table]) -> ibis.Table:
+    """The tables of the splits as one, with a column that says which row came from where."""
+    columns = parts["train"].columns
+    for name, part in parts.items():
+        if differ := set(columns) ^ set(part.columns):
+            raise FinerankError(
+                f"split.{name}",
+                expected="the columns of split.train",
+                found=f"a difference in {', '.join(sorted(differ))}",
+            )
+    kinds = {}
+    for column in columns:
+        found = [part[column].type() for part in parts.values()]
+        try:
+            kinds[column] = datatypes.highest_precedence(found)
+        except ibis.common.exceptions.IbisTypeError as error:
+            raise FinerankError(
+                "split",
+                expected=f"one type of {column!r} in train, valid and test",
+                found=", ".join(map(str, found)),
+            ) from error
+    return ibis.union(
+        *(
+            part.select(**{column: part[column].cast(kinds[column]) for column in columns}).mutate(
+                **{SPLIT_COLUMN: ibis.literal(index, "int8")}
+            )
+            for index, part in enumerate(parts.values())
+        )
+    )
+
+
 class RawTables:
     """The log, the user table and the item table of a recipe.
 
     Attributes:
-        log: every row of the log with a column ``split`` where the recipe gives files per split.
+        log: every row, with the column `SPLIT_COLUMN` where the recipe gives files per split.
         entities: the tables ``users`` and ``items``, where the recipe has them.
     """
 
@@ -145,24 +215,14 @@ class RawTables:
 
     def _open_log(self, engine: Backend) -> ibis.Table:
         log, split = self.recipe.log, self.recipe.split
-        if split.by != "files":
+        if split.by == "files":
+            paths = {name: getattr(split, name) for name in SPLITS}
+            table = _join(
+                {name: open_table(engine, path, f"split.{name}") for name, path in paths.items()}
+            )
+        else:
             assert log.path is not None
             table = open_table(engine, log.path, "log.path")
-        else:
-            parts = [
-                open_table(engine, getattr(split, name), f"split.{name}").mutate(
-                    split=ibis.literal(index, "int8")
-                )
-                for index, name in enumerate(("train", "valid", "test"))
-            ]
-            names = set(parts[0].columns)
-            for name, part in zip(("valid", "test"), parts[1:], strict=True):
-                if names != set(part.columns):
-                    differ = ", ".join(sorted(names ^ set(part.columns)))
-                    raise FinerankError(
-                        f"split.{name}", expected="the columns of split.train", found=differ
-                    )
-            table = ibis.union(*(part.select(parts[0].columns) for part in parts))
         return with_columns(table, log.derive, "log.derive")
 
     def _check_columns(self) -> None:

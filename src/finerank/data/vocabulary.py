@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNKNOWN = 0
+_ONE = pa.scalar(1, pa.int32())
 _DICT_PAYS_BELOW = 16  # encode by dictionary where the vocabulary is this many times the input
 
 
@@ -21,12 +22,14 @@ def canonical(values: pa.Array) -> pa.Array:
     """Raw ids as one of two types: whole numbers as int64, everything else as text.
 
     Raises:
-        ValueError: a float that isn't a whole number.
+        ValueError: a float that isn't a whole number, or too large for one.
     """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_null(values.type):
         return values.cast(pa.int64())
+    if pa.types.is_uint64(values.type):
+        return values.cast(pa.large_string())  # hashes may not fit into int64
     if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
         return values.cast(pa.int64())
     if pa.types.is_floating(values.type):
@@ -34,7 +37,7 @@ def canonical(values: pa.Array) -> pa.Array:
         try:
             return values.cast(pa.int64())
         except pa.ArrowInvalid:
-            whole = pc.equal(pc.floor(values), values)
+            whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
             example = values.filter(pc.invert(whole))[0].as_py()
             msg = f"whole numbers or text as ids, found {example}"
             raise ValueError(msg) from None
@@ -66,7 +69,7 @@ class Vocabulary:
             ids = [get(value, UNKNOWN) for value in values.to_pylist()]
             return np.array(ids, dtype=np.int32)
         positions = pc.index_in(values, value_set=self.values, skip_nulls=True)
-        return pc.fill_null(pc.add(positions, 1), UNKNOWN).to_numpy(zero_copy_only=False)
+        return pc.fill_null(pc.add(positions, _ONE), UNKNOWN).to_numpy(zero_copy_only=False)
 
     def _in_my_type(self, values: pa.Array) -> pa.Array:
         """Text that spells a whole number meets a vocabulary of numbers, and the reverse."""
@@ -79,7 +82,8 @@ class Vocabulary:
 
     def decode(self, ids: np.ndarray) -> list[object]:
         """The raw values of ids; None for the unknown id."""
-        positions = pa.array(np.asarray(ids) - 1, mask=np.asarray(ids) == UNKNOWN)
+        ids = np.asarray(ids, dtype=np.int64)
+        positions = pa.array(ids - 1, mask=ids == UNKNOWN)
         return list(self.values.take(positions).to_pylist())
 
     def save(self, path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from finerank.data.batch import Batch, Column, Jagged
 from finerank.data.schema import Feature, Schema
 
-_INITIAL_STD = 0.05  # of an embedding's components
+_INITIAL_STD = 0.1  # of an embedding's components
 
 
 class Fields(NamedTuple):

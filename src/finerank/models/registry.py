@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from finerank.data.schema import Schema
     from finerank.models.ranking_model import RankingModel
-    from finerank.recipe import ModelSettings
+    from finerank.settings import ModelSettings
 
 MODELS: dict[str, type[RankingModel]] = {
     "dnn": DNN,
@@ -70,7 +70,7 @@ def check_options(settings: ModelSettings) -> dict[str, Any]:
     try:
         return options.model_validate(settings.options).model_dump()
     except ValidationError as error:
-        raise as_finerank_error(error, options, "model") from error
+        raise as_finerank_error(error, options, settings.options, "model") from error
 
 
 def build(schema: Schema, settings: ModelSettings) -> RankingModel:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finerank.data.examples import Examples
-    from finerank.recipe import TrainingSettings
+    from finerank.settings import TrainingSettings
 
 
 @dataclass
@@ -73,9 +73,10 @@ class Trainer:
                 the metric, having one class only.
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
-        optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        embeddings, dense = _split_parameters(model)
+        groups: list[dict[str, Any]] = [{"params": embeddings}, {"params": dense}]
+        groups[1]["weight_decay"] = settings.weight_decay
+        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
         loader = Loader(train, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
         best_value, best_weights = float("-inf"), {}
         started = time.perf_counter()
@@ -83,6 +84,8 @@ class Trainer:
             epoch_started = time.perf_counter()
             losses = self._epoch(model, optimizer, loader, f"epoch {epoch} of {settings.epochs}")
             trained_s += time.perf_counter() - epoch_started
+            if not all(weights.isfinite().all() for weights in model.state_dict().values()):
+                raise _not_finite(f"epoch {epoch}", "weights that are not")
             metrics = evaluate(model, valid)
             value = self._watched(metrics)
             fit.epochs.append(
@@ -115,17 +118,14 @@ class Trainer:
                 losses = task_losses(model(batch), batch.labels)  # (T,)
                 optimizer.zero_grad()
                 (losses * self.weights).sum().backward()
+                if self.settings.embedding_l2 > 0:
+                    _add_l2(_split_parameters(model)[0], self.settings.embedding_l2)
                 optimizer.step()
                 total += losses.detach()
                 batches += 1
                 advance(len(batch.request_of_candidate), f"loss {_mean(total, batches)}")
         if not total.isfinite().all():
-            raise FinerankError(
-                step,
-                expected="a finite loss",
-                found=f"{total.tolist()}",
-                fix="Lower training.learning_rate.",
-            )
+            raise _not_finite(step, f"{total.tolist()}")
         return {
             task: round(loss / batches, 6)
             for task, loss in zip(self.tasks, total.tolist(), strict=True)
@@ -146,6 +146,30 @@ class Trainer:
             )
         mean = sum(known) / len(known)
         return -mean if name == "log_loss_nats" else mean
+
+
+def _split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The embedding tables and the dense weights."""
+    embeddings: list[nn.Parameter] = []
+    dense: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (embeddings if "tables" in name.split(".") else dense).append(parameter)
+    return embeddings, dense
+
+
+def _add_l2(tables: list[nn.Parameter], strength: float) -> None:
+    r"""Add the gradient of :math:`\frac{strength}{2} ||e||^2` for the rows the batch has used."""
+    with torch.no_grad():
+        for table in tables:
+            if table.grad is not None:
+                used = table.grad.ne(0).any(dim=1, keepdim=True)
+                table.grad.addcmul_(table, used.to(table.dtype), value=strength)
+
+
+def _not_finite(where: str, found: str) -> FinerankError:
+    return FinerankError(
+        where, expected="a finite loss", found=found, fix="Lower training.learning_rate."
+    )
 
 
 def _mean(total: Tensor, batches: int) -> str:

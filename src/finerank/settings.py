@@ -1,0 +1,235 @@
+"""The parts of a recipe as typed settings; an unknown key in any of them is an error."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from finerank.validation import WrongSetting
+
+Side = Literal["user", "item", "context", "history"]
+FeatureType = Literal["id", "ids", "number", "vector"]
+Entity = Literal["users", "items"]
+SplitName = Literal["train", "valid", "test"]
+
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
+
+
+def _as_name(name: str) -> str:
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise WrongSetting(expected="letters, digits, '_' and '-' in a name", found=repr(name))
+    return name
+
+
+Name = Annotated[str, AfterValidator(_as_name)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _as_text(time: object) -> object:
+    return time.isoformat() if isinstance(time, datetime.date) else time
+
+
+Time = Annotated[int | float | str, BeforeValidator(_as_text)]
+
+
+def _leave_some(valid: float, test: float) -> None:
+    if valid + test >= 1:
+        raise WrongSetting(expected="shares that leave rows to train on", found=f"{valid}, {test}")
+
+
+class Settings(BaseModel):
+    """A part of the recipe; an unknown key in it is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TableSettings(Settings):
+    """A file, a folder or a glob pattern of files; relative paths start at the recipe."""
+
+    path: str = Field(description="Parquet, CSV or Arrow file, folder of them, or glob pattern")
+    derive: dict[Name, str] = Field(
+        default_factory=dict, description="further columns: name -> SQL expression over the columns"
+    )
+
+
+class LogSettings(Settings):
+    """The event log: who, what, when."""
+
+    path: str | None = Field(
+        default=None, description="as in users and items; left out where the split names files"
+    )
+    derive: dict[Name, str] = Field(
+        default_factory=dict, description="further columns: name -> SQL expression over the columns"
+    )
+    user: str | None = Field(default=None, description="column that holds the user's id")
+    item: str | None = Field(default=None, description="column that holds the item's id")
+    time: str | None = Field(
+        default=None, description="column that orders a user's events: a number, a date or a time"
+    )
+
+
+class EntityTableSettings(TableSettings):
+    """A table with one row a user, or one row an item."""
+
+    key: str = Field(description="column that holds the id; unique")
+    title: str | None = Field(default=None, description="column shown to people beside the id")
+
+
+class FeatureSettings(Settings):
+    """One input of the model."""
+
+    side: Side = Field(
+        description="whose it is: the user's, the item's, the moment's (context), "
+        "or known for past events only (history)"
+    )
+    type: FeatureType = Field(
+        description="id: one categorical value; ids: several; number; vector: pretrained, "
+        "a list of floats of fixed size"
+    )
+    column: str | None = Field(
+        default=None, description="its column; the feature's name if left out"
+    )
+    space: Name | None = Field(
+        default=None,
+        description="id space; features of one space share a vocabulary and an embedding table",
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description="for ids held in one text: what stands between them"
+    )
+    min_count: int = Field(
+        default=1, ge=1, description="ids seen less often in the training period are unknown"
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> FeatureSettings:
+        if self.separator is not None and self.type != "ids":
+            raise WrongSetting(expected="type: ids beside separator", found=f"type: {self.type}")
+        if self.type not in ("id", "ids"):
+            for key in ("space", "min_count"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise WrongSetting(
+                        expected=f"type: id or ids beside {key}", found=f"type: {self.type}"
+                    )
+        return self
+
+
+class HistorySettings(Settings):
+    """A user's past events: those strictly before the request, the most recent kept."""
+
+    features: list[str] = Field(min_length=1, description="features of each step")
+    where: str | None = Field(default=None, description="SQL condition: which events enter")
+    max_length: int = Field(default=50, ge=1, description="steps kept, the most recent")
+
+
+class TaskSettings(Settings):
+    """One objective."""
+
+    label: str = Field(description="SQL expression over the log's columns: 1 or true, 0 or false")
+    weight: float = Field(default=1.0, gt=0, description="of its loss in the sum")
+
+
+class TimeSplit(Settings):
+    """The newest events are the test set, those before them the validation set."""
+
+    by: Literal["time"]
+    valid: Fraction | None = Field(default=None, description="share of the rows")
+    test: Fraction | None = Field(default=None, description="share of the rows")
+    valid_from: Time | None = Field(default=None, description="first time of validation")
+    test_from: Time | None = Field(default=None, description="first time of test")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TimeSplit:
+        shares = self.valid is not None and self.test is not None
+        times = self.valid_from is not None and self.test_from is not None
+        any_share = self.valid is not None or self.test is not None
+        any_time = self.valid_from is not None or self.test_from is not None
+        if not ((shares and not any_time) or (times and not any_share)):
+            given = ", ".join(sorted(self.model_fields_set - {"by"})) or "none of them"
+            raise WrongSetting(
+                expected="either valid and test (shares) or valid_from and test_from (times)",
+                found=given,
+            )
+        if self.valid is not None and self.test is not None:
+            _leave_some(self.valid, self.test)
+        return self
+
+
+class LastSplit(Settings):
+    """The last moments of each user are the test set, those before them the validation set."""
+
+    by: Literal["last"]
+    valid: int = Field(default=1, ge=1, description="moments a user; rows of one time are one")
+    test: int = Field(default=1, ge=1, description="moments a user; rows of one time are one")
+
+
+class RandomSplit(Settings):
+    """Rows drawn at random."""
+
+    by: Literal["random"]
+    valid: Fraction = Field(default=0.1, description="share of the rows")
+    test: Fraction = Field(default=0.1, description="share of the rows")
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _some_left(self) -> RandomSplit:
+        _leave_some(self.valid, self.test)
+        return self
+
+
+class FilesSplit(Settings):
+    """Files given for each set, as public benchmarks do."""
+
+    by: Literal["files"]
+    train: str
+    valid: str
+    test: str
+
+
+SplitSettings = Annotated[
+    TimeSplit | LastSplit | RandomSplit | FilesSplit, Field(discriminator="by")
+]
+
+
+class ModelSettings(BaseModel):
+    """Which model; the other keys are that model's own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(default="din", description="a named model, see `finerank models`")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The model's own options as written."""
+        return dict(self.model_extra or {})
+
+
+class TrainingSettings(Settings):
+    """How to train."""
+
+    epochs: int = Field(default=10, ge=1, description="at most; early stopping may end sooner")
+    batch_size: int = Field(default=1024, ge=1, description="candidates a step")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 on the dense weights")
+    embedding_l2: float = Field(default=0.0, ge=0, description="L2 on the embeddings of the batch")
+    metric: Literal["auc", "gauc", "log_loss_nats"] = Field(
+        default="auc", description="what early stopping watches on the validation set"
+    )
+    patience: int = Field(default=2, ge=1, description="epochs without gain before it stops")
+    seed: int = Field(default=0, ge=0)
+
+
+def short_tasks(tasks: object) -> object:
+    """Tasks written as their label alone, in the long form."""
+    if isinstance(tasks, Mapping):
+        return {k: {"label": v} if isinstance(v, str) else v for k, v in tasks.items()}
+    return tasks
