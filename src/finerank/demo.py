@@ -135,7 +135,7 @@ def _show_ranking(run: Path, dataset: Dataset, console: Console) -> None:
 
 
 def _telling_request(test: Examples) -> int:
-    """The request with the longest history among those ten candidates before a user's last."""
+    """The request to show: ten candidates before a user's last, both labels, a long history."""
     starts, ends = next(iter(test.windows.values()))
     last_of_user = torch.cat([test.user.diff() != 0, torch.tensor([True])]).nonzero().flatten()
     tenth = test.first_candidate[last_of_user + 1] - _CANDIDATES
@@ -143,5 +143,9 @@ def _telling_request(test: Examples) -> int:
     requests = requests[(requests >= 0) & (test.user[requests] == test.user[last_of_user])]
     if not len(requests):
         return 0
+    assert test.labels is not None
+    shown = test.first_candidate[requests].unsqueeze(1) + torch.arange(_CANDIDATES)
+    positives = test.labels[0][shown].sum(dim=1)
+    scarcer = torch.minimum(positives, _CANDIDATES - positives).clamp(max=_CANDIDATES // 2 - 1)
     lengths = (ends - starts)[requests]
-    return int(requests[lengths.argmax()])
+    return int(requests[(scarcer * (lengths.max() + 1) + lengths).argmax()])

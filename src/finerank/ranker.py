@@ -207,8 +207,7 @@ class Ranker:
         if isinstance(rows, pa.Table):
             yield rows
             return
-        engine = ibis.duckdb.connect()  # of its own: another query would end the stream
-        table = open_table(engine, str(rows), "rows")
+        table = open_table(self._engine, str(rows), "rows")
         for batch in table.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE):
             yield pa.Table.from_batches([batch])
 
@@ -235,7 +234,7 @@ class Ranker:
         for name, sql in derived.items():
             check_sql(sql, tuple(raw.column_names), f"log.derive.{name}")
         selected = ", ".join(f'({sql}\n) AS "{name}"' for name, sql in derived.items())
-        with self._engine.con.cursor() as cursor:  # of its own, whoever else asks at this time
+        with self._engine.con.cursor() as cursor:  # another query would end a stream of rows
             cursor.register("raw", raw)
             try:
                 added = cursor.sql(f"SELECT {selected} FROM raw").to_arrow_table()  # noqa: S608

@@ -76,6 +76,16 @@ def test_keeps_the_weights_of_the_best_epoch(schema, separable, noise, metric):
     assert evaluate(model, noise) != done.epochs[-1]["valid"]
 
 
+def test_trains_in_training_mode_and_judges_in_the_other(schema, noise):
+    """Dice's statistics follow the training batches, and no validation batch."""
+    model = model_of(schema, "din")
+    done = fit(model, noise, noise, epochs=3, batch_size=30, metric="log_loss_nats")
+    dice = model.interaction.mlp.finishes[0][0]
+    assert done.best_epoch == 3
+    assert dice.normalization.num_batches_tracked == 3 * 4  # 120 candidates, 30 a batch
+    assert not model.training
+
+
 def test_patience_is_counted_in_epochs_without_gain(schema, separable, noise, monkeypatch):
     values = iter([0.5, 0.6, 0.6, 0.55, 0.61, 0.2, 0.3, 0.9])
     monkeypatch.setattr(Trainer, "_watched", lambda *_: next(values))
