@@ -273,9 +273,3 @@ def shop(tmp_path_factory) -> Shop:
     made = Shop(folder, log)
     train(made.recipe, made.run)
     return made
-
-
-def pytest_configure(config):
-    """Ibis 12 still calls what DuckDB 1.5 and later deprecate; all else stays an error."""
-    ignored = r"ignore:fetch_\w+\(\) is deprecated:DeprecationWarning"
-    config.addinivalue_line("filterwarnings", ignored)

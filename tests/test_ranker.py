@@ -1,5 +1,6 @@
 """Served scores against those of the evaluation, and what a caller may leave out or get wrong."""
 
+import datetime
 from dataclasses import replace
 
 import numpy as np
@@ -368,6 +369,9 @@ def test_a_flat_log_without_users_and_times(tmp_path):
 def test_without_its_data_set_nobody_has_a_past(shop, truth):
     bundle = replace(load_bundle(shop.run), dataset=shop.folder / "gone")
     ranker = Ranker(bundle)
+    assert ranker.lacks_past
+    assert not Ranker.load(shop.run).lacks_past
+    assert not Ranker(bundle, past=ranker.read_history(shop.log)).lacks_past
     assert ranker.history("u7") == []
     rows = rows_of(shop.log, truth)
     scores = scores_of(ranker.predict(rows))
@@ -378,3 +382,14 @@ def test_without_its_data_set_nobody_has_a_past(shop, truth):
         ranker.rank(**given, time=1_900_000),
     )
     assert with_past[0].scores != without[0].scores
+
+
+def test_a_time_of_another_kind(shop):
+    given = {
+        "user": "u7",
+        "candidates": [1000],
+        "context": {"device": "desk", "price": 1.0, "hour": 3},
+    }
+    moment = datetime.datetime(2024, 5, 1, 12, 0)  # noqa: DTZ001
+    with pytest.raises(FinerankError, match="time: expected a number, as in the log, found time"):
+        Ranker.load(shop.run).rank(**given, time=moment)

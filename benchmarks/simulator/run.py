@@ -43,12 +43,13 @@ def main() -> None:
         shares.append((din - dnn) / (best - dnn))
         lines.append(f"| {seed} | {dnn:.4f} | {din:.4f} | {best:.4f} | {shares[-1]:.1%} |")
         print(lines[-1], flush=True)
+    seeds = " ".join(map(str, arguments.seeds))
     page = [
         "# DIN on the simulator",
         "",
         __doc__.split("\n\n", 2)[2].strip(),
         "",
-        f"```\npython benchmarks/simulator/run.py --seeds {' '.join(map(str, arguments.seeds))}\n```",
+        f"```\npython benchmarks/simulator/run.py --seeds {seeds}\n```",
         "",
         "Test AUC (the newest 10 % of the rows):",
         "",

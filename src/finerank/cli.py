@@ -19,6 +19,7 @@ from finerank.progress import bars
 
 if TYPE_CHECKING:
     from finerank.data.prepare import Prepared
+    from finerank.ranker import Ranker
 
 app = typer.Typer(
     name="finerank",
@@ -178,7 +179,9 @@ def predict(
 
     from finerank.ranker import Ranker
 
-    scores = Ranker.load(bundle, history=history).predict(rows)
+    ranker = Ranker.load(bundle, history=history)
+    _note_lack_of_past(ranker)
+    scores = ranker.predict(rows)
     unfinished = out.with_name(f".{out.name}.unfinished")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -206,6 +209,7 @@ def rank(
     from finerank.ranker import Ranker
 
     ranker = Ranker.load(bundle, history=history)
+    _note_lack_of_past(ranker)
     ids = [each.strip() for each in candidates.split(",") if each.strip()]
     given = dict(_key_value(each) for each in context or [])
     ranked = ranker.rank(user=user, candidates=ids, time=_as_time(time), context=given, by=by)
@@ -220,6 +224,15 @@ def rank(
         scores = (f"{score:.4f}" for score in each.scores.values())
         table.add_row(str(place), escape(str(each.item)), escape(title), *scores)
     _console().print(table)
+
+
+def _note_lack_of_past(ranker: Ranker) -> None:
+    if ranker.lacks_past:
+        print(  # noqa: T201
+            f"note: the data set {ranker.bundle.dataset} is gone or was prepared anew, so every "
+            "history is empty. Give --history LOG to score with histories.",
+            file=sys.stderr,
+        )
 
 
 def _as_time(text: str | None) -> int | float | datetime | None:

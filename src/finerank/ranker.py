@@ -58,11 +58,16 @@ class Ranker:
         bundle: the model with all that it needs to read raw rows.
         past: what users did so far; where left out, that of the data set that the model was
             trained on if it is still in its place, else nothing.
+
+    Attributes:
+        lacks_past: whether the model reads histories and nothing is known of any.
     """
 
     def __init__(self, bundle: Bundle, past: Past | None = None) -> None:
         self.bundle, self.recipe, self.schema = bundle, bundle.recipe, bundle.schema
-        self.past = past or _past_of_training(bundle)
+        known = past or _past_of_training(bundle)
+        self.past = known or Past.empty(self.schema, bundle.encoder)
+        self.lacks_past = bool(self.schema.histories) and known is None
         self._features = [
             f for f in self.schema.features if f.home == "log" and f.side != "history"
         ]
@@ -81,7 +86,7 @@ class Ranker:
         """
         ranker = cls(load_bundle(path))
         if history is not None:
-            ranker.past = ranker.read_history(history)
+            ranker.past, ranker.lacks_past = ranker.read_history(history), False
         return ranker
 
     def read_history(self, log: str | Path | pa.Table) -> Past:
@@ -263,6 +268,8 @@ class Ranker:
             raw = self._with_derived(raw, derived)
         if "time" in wanted and raw[log.time].null_count == raw.num_rows:
             del wanted["time"]
+        if "time" in wanted:
+            self._check_time(raw[log.time].type)
         for name, column in wanted.items():
             if column not in raw.column_names:
                 raise FinerankError(
@@ -272,6 +279,15 @@ class Ranker:
                     fix=did_you_mean(column, raw.column_names),
                 )
         return pa.table({name: raw[column].combine_chunks() for name, column in wanted.items()})
+
+    def _check_time(self, kind: pa.DataType) -> None:
+        """Check that times are of the log's kind: a date would be after every number."""
+        number = (
+            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        )
+        if number != (self.schema.time == "number"):
+            expected = "a number" if self.schema.time == "number" else "a date or a time"
+            raise FinerankError("time", expected=f"{expected}, as in the log", found=str(kind))
 
     def _logits(self, rows: pa.Table, past: Past, past_users: pa.Array | None = None) -> np.ndarray:
         """The logits ``(B, T)``; neighbouring rows of one user, time and context are a request.
@@ -349,14 +365,14 @@ def load_ranker(path: str | Path, *, history: str | Path | pa.Table | None = Non
     return Ranker.load(path, history=history)
 
 
-def _past_of_training(bundle: Bundle) -> Past:
-    """The data set's past, where the data set is still there and the same."""
+def _past_of_training(bundle: Bundle) -> Past | None:
+    """The data set's past; None where the data set is gone or was prepared anew."""
     if bundle.schema.histories:
         with contextlib.suppress(FinerankError):  # it is gone, or of another version
             dataset = Dataset(bundle.dataset)
             if dataset.manifest["identity"] == bundle.dataset_identity:
                 return Past.of(dataset)
-    return Past.empty(bundle.schema, bundle.encoder)
+    return None
 
 
 def _without_missing_times(rows: EncodedRows) -> EncodedRows:

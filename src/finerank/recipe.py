@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,7 +54,9 @@ class Recipe(Settings):
     Read one with `Recipe.load`; change it with `Recipe.override`.
     """
 
-    name: Name = Field(default="finerank", description="shown in reports")
+    name: Name = Field(
+        default="finerank", description="shown in reports; the file's name where left out"
+    )
     log: LogSettings
     users: EntityTableSettings | None = None
     items: EntityTableSettings | None = None
@@ -131,6 +134,8 @@ class Recipe(Settings):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             found = " ".join(str(error).split())
             raise FinerankError(str(path), expected="valid YAML", found=found) from error
+        if isinstance(content, dict):
+            content.setdefault("name", re.sub(r"[^\w-]", "-", path.stem))
         return cls.parse(content, where=str(path)).located(path.parent)
 
     @classmethod

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from finerank.recipe import Recipe
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 
 

@@ -18,7 +18,13 @@ from finerank.data.encoding import save_encodings
 from finerank.data.entities import Entities
 from finerank.data.example_writer import ExampleWriter
 from finerank.data.fitting import Fitting
-from finerank.data.manifest import FORMAT, MANIFEST, find_manifest, identity_of
+from finerank.data.manifest import (
+    FORMAT,
+    MANIFEST,
+    find_manifest,
+    identity_of,
+    read_manifest,
+)
 from finerank.data.rows import RowEncoder, as_id, select_rows
 from finerank.data.schema import Feature, History, Schema
 from finerank.data.splits import NO_EXAMPLE, TRAIN, check_sizes, with_split
@@ -73,6 +79,10 @@ def prepare(recipe: Recipe, out: str | Path, *, progress: Progress = silent) -> 
     identity = identity_of(recipe)
     manifest = find_manifest(out)
     if manifest.get("format") == FORMAT and manifest.get("identity") == identity:
+        settings = recipe.model_dump(exclude_none=True)
+        if manifest["recipe"] != json.loads(json.dumps(settings, default=str)):
+            manifest["recipe"] = settings  # its model or training part is new
+            _write_manifest(out, manifest)
         return Prepared(out, manifest, unchanged=True)
     started = time.perf_counter()
     with written_whole(out, marker=MANIFEST) as folder:
@@ -85,9 +95,14 @@ def prepare(recipe: Recipe, out: str | Path, *, progress: Progress = silent) -> 
             **manifest,
             "seconds": round(time.perf_counter() - started, 3),
         }
-        text = json.dumps(manifest, indent=2, default=str)
-        (folder / MANIFEST).write_text(text)
-    return Prepared(out, json.loads(text), unchanged=False)
+        _write_manifest(folder, manifest)
+    return Prepared(out, read_manifest(out), unchanged=False)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    unfinished = folder / f".{MANIFEST}"
+    unfinished.write_text(json.dumps(manifest, indent=2, default=str))
+    unfinished.rename(folder / MANIFEST)
 
 
 @contextlib.contextmanager
@@ -128,7 +143,7 @@ class _Preparation:
         with self.progress("fitting vocabularies", None):
             fitting = Fitting(rows.filter(rows.split == TRAIN), self.tables)
             encodings = fitting.encodings()
-            schema = self._schema(encodings)
+            schema = self._schema(rows, encodings)
             self._save_encodings(encodings, schema)
         with self.progress("encoding users and items", None):
             entities = {
@@ -231,7 +246,7 @@ class _Preparation:
                     fix="Write a condition, such as rating >= 4.",
                 )
 
-    def _schema(self, encodings: dict[str, Encoding]) -> Schema:
+    def _schema(self, rows: ibis.Table, encodings: dict[str, Encoding]) -> Schema:
         recipe = self.recipe
         features = tuple(
             Feature(
@@ -250,7 +265,10 @@ class _Preparation:
             History(name, tuple(settings.features), settings.max_length)
             for name, settings in recipe.histories.items()
         )
-        return Schema(features, histories, tuple(recipe.tasks))
+        time = None
+        if "time" in rows.columns:
+            time = "number" if rows.time.type().is_numeric() else "moment"
+        return Schema(features, histories, tuple(recipe.tasks), time)
 
     def _save_encodings(self, encodings: dict[str, Encoding], schema: Schema) -> None:
         save_encodings(self.folder / "encodings", encodings, schema)

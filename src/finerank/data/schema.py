@@ -43,11 +43,16 @@ class History:
 
 @dataclass(frozen=True)
 class Schema:
-    """All a model needs to know of its data."""
+    """All a model needs to know of its data.
+
+    Attributes:
+        time: whether the log's times are numbers, or dates and times; None where it has none.
+    """
 
     features: tuple[Feature, ...]
     histories: tuple[History, ...]
     tasks: tuple[str, ...]
+    time: str | None = None
 
     def feature(self, name: str) -> Feature:
         """The feature of that name."""
@@ -77,4 +82,5 @@ class Schema:
                 for each in content["histories"]
             ),
             tasks=tuple(content["tasks"]),
+            time=content["time"],
         )
