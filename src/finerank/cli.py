@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import sys
 from datetime import datetime
@@ -44,7 +45,7 @@ def main() -> None:
     try:
         app()
     except (FinerankError, OSError) as error:
-        Console(stderr=True).print("[bold red]error[/]", end=" ")
+        Console(stderr=True).print("[bold red]error:[/]", end=" ")
         print(error, file=sys.stderr)  # noqa: T201  (no markup, no wrapping: easy to search for)
         sys.exit(2)
 
@@ -259,9 +260,12 @@ def models() -> None:
     """List the named models with their papers."""
     from finerank.models.registry import MODELS
 
-    table = Table(box=None, show_header=False)
+    table = Table(box=None)
+    for column in ("name", "what it is", "source"):
+        table.add_column(column)
     for name, model in MODELS.items():
-        table.add_row(f"[bold]{name}[/]", (model.__doc__ or "").strip().splitlines()[0])
+        what, _, source = inspect.cleandoc(model.__doc__ or "").partition("Source:")
+        table.add_row(name, what.splitlines()[0], " ".join(source.split()))
     _console().print(table)
 
 
