@@ -27,7 +27,7 @@ test: $(READY) ## format, lint, types, layers, tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto
 
 format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff format

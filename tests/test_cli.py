@@ -235,7 +235,7 @@ def test_a_mistake_ends_with_one_clear_line(finerank, shop, tmp_path, arguments,
     code, out, err = finerank(*(each.format(**places) for each in arguments))
     assert code == 2
     assert message in err
-    assert err.startswith("error ")
+    assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "Traceback" not in out + err
     assert sorted(p.name for p in tmp_path.iterdir()) == before
@@ -256,7 +256,7 @@ def test_the_program_fails_with_a_clear_line(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error no.yaml: expected a recipe (YAML file), found no such")
+    assert done.stderr.startswith("error: no.yaml: expected a recipe (YAML file), found no such")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
