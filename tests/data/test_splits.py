@@ -1,11 +1,15 @@
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from finerank.data.prepare import prepare
 from finerank.errors import FinerankError
+from finerank.recipe import Recipe
 from finerank.settings import SPLITS
 
 PROPERTY = settings(
@@ -136,3 +140,21 @@ def test_a_log_whose_features_are_all_in_the_table_of_items(workshop, read):
 def test_an_empty_split_is_an_error(workshop, split, message):
     with pytest.raises(FinerankError, match=message):
         prepared(workshop, [(1, 1, t) for t in range(13)], split)
+
+
+def test_shares_of_a_log_of_many_row_groups(tmp_path):
+    """The engine reads such a log in parallel, so that no order comes by itself."""
+    times = np.random.default_rng(0).permutation(400_000)
+    log = {"user": times % 7, "item": times % 5, "time": times, "click": times % 2}
+    pq.write_table(pa.table(log), tmp_path / "log.parquet", row_group_size=20_000)
+    recipe = Recipe.parse(
+        {
+            "log": {"path": "log.parquet", "user": "user", "item": "item", "time": "time"},
+            "features": {"item": {"side": "item", "type": "id"}},
+            "tasks": {"click": "click = 1"},
+            "split": {"by": "time", "valid": 0.1, "test": 0.2},
+        }
+    ).located(tmp_path)
+    for attempt in range(3):
+        report = prepare(recipe, tmp_path / str(attempt)).manifest["report"]
+        assert report["rows"] == {"train": 280_000, "valid": 40_000, "test": 80_000}

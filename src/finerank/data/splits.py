@@ -69,8 +69,10 @@ def _time_bounds(rows: types.Table, split: TimeSplit) -> tuple[ibis.Value, ibis.
             min(count - round(count * later), count - 1)
             for later in (split.valid + split.test, split.test)
         )
+        # asked one by one: as parts of a larger query the sorting may be shared, and its order lost
         valid_from, test_from = (
-            ordered.limit(1, offset=place).time.as_scalar() for place in places
+            ibis.memtable(ordered.limit(1, offset=place).to_pyarrow()).time.as_scalar()
+            for place in places
         )
         return valid_from, test_from
     kind = rows.time.type()
