@@ -181,3 +181,14 @@ def test_training_does_not_depend_on_what_ran_before(prepared, tmp_path):
     torch.rand(7)
     second = train(prepared, tmp_path / "two", overrides=["training.epochs=1"])
     assert first.metrics["valid"] == second.metrics["valid"]
+
+
+def test_a_mixture_reports_its_gates(prepared, tmp_path):
+    options = ["training.epochs=1", "model={name: mmoe, num_experts: 3, pooling: target_attention}"]
+    run = train(prepared, tmp_path / "run", overrides=options)
+    gates = json.loads((run.folder / "metrics.json").read_text())["gates"]
+    assert set(gates) == {"mean_share", "entropy_nats", "warnings"}
+    for shares in gates["mean_share"].values():
+        assert len(shares) == 3
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+    assert evaluate_run(run.folder) == run.metrics["test"]

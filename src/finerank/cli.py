@@ -131,6 +131,8 @@ def train(
         f"{training['peak_memory_mb']:,.0f} MiB"
     )
     console.print(_metrics_table({s: done.metrics[s] for s in ("valid", "test")}))
+    for warning in done.metrics.get("gates", {}).get("warnings", ()):
+        console.print(f"warning: {warning}")
     console.print(f"Run in {done.folder}")
 
 

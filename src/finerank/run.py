@@ -15,6 +15,7 @@ from finerank.data.manifest import MANIFEST as DATASET_MANIFEST
 from finerank.data.prepare import prepare
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, evaluate
+from finerank.evaluation.gates import gate_report
 from finerank.folders import written_whole
 from finerank.models.registry import build, check_options, options_of
 from finerank.progress import Progress, silent
@@ -134,7 +135,7 @@ def train(
         )
         fit = trainer.fit(network, dataset.split("train"), dataset.split("valid"))
         peak = peak_memory_mb()
-        metrics = {
+        metrics: dict[str, Any] = {
             "model": recipe.model.name,
             "valid": fit.valid,
             "test": evaluate(network, dataset.split("test"), progress=progress),
@@ -147,6 +148,8 @@ def train(
                 "parameters": sum(p.numel() for p in network.parameters()),
             },
         }
+        if (gates := gate_report(network, dataset.split("valid"))) is not None:
+            metrics["gates"] = gates
         save_bundle(folder / "bundle", network, recipe, dataset)
         (folder / METRICS).write_text(json.dumps(metrics, indent=2))
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
