@@ -62,7 +62,7 @@ def _model_schema(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
 def _option_texts(name: str) -> dict[str, str]:
     """What the docstring of a model's constructor says of each option."""
     model = MODELS[name]
-    text = inspect.getdoc(vars(model).get("__init__", model)) or ""
+    text = inspect.getdoc(model.__init__) or ""
     _, _, arguments = text.partition("Args:\n")
     entries = re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", arguments, flags=re.MULTILINE)
     return {option: " ".join(words.split()) for option, words in entries}

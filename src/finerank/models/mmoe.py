@@ -20,6 +20,8 @@ class MMoE(RankingModel):
         Mixture-of-Experts, KDD 2018, doi:10.1145/3219819.3220007.
     """
 
+    _kind: Literal["mmoe", "one_gate"] = "mmoe"
+
     def __init__(
         self,
         schema: Schema,
@@ -54,7 +56,7 @@ class MMoE(RankingModel):
                 request_dim + candidate_dim
             ),
             head=Mixture(
-                kind="mmoe",
+                kind=self._kind,
                 num_experts=num_experts,
                 expert_units=tuple(expert_units),
                 gates_read=gates_read,

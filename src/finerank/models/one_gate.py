@@ -1,18 +1,9 @@
 """One-gate mixture: experts that all tasks share, mixed by one gate for all."""
 
-from collections.abc import Sequence
-from typing import Literal
-
-from finerank.data.schema import Schema
-from finerank.models.heads import Mixture
-from finerank.models.inputs import Inputs
-from finerank.models.interactions import Concatenation
-from finerank.models.poolings import PoolingOption, build_poolings
-from finerank.models.ranking_model import RankingModel
-from finerank.nn.activations import ActivationName
+from finerank.models.mmoe import MMoE
 
 
-class OneGate(RankingModel):
+class OneGate(MMoE):
     """Mixture of experts with one gate for all tasks (OMoE).
 
     Source:
@@ -20,46 +11,4 @@ class OneGate(RankingModel):
         Mixture-of-Experts, KDD 2018, doi:10.1145/3219819.3220007, figure 1 (b).
     """
 
-    def __init__(
-        self,
-        schema: Schema,
-        *,
-        embedding_dim: int = 16,
-        num_experts: int = 8,
-        expert_units: Sequence[int] = (64,),
-        gates_read: Literal["all", "request"] = "all",
-        tower_units: Sequence[int] = (32,),
-        activation: ActivationName = "relu",
-        dropout: float = 0.0,
-        pooling: PoolingOption = "mean",
-    ) -> None:
-        """Build the model.
-
-        Args:
-            schema: The features, histories and tasks.
-            embedding_dim: The width of every embedding.
-            num_experts: How many experts.
-            expert_units: The widths of an expert's layers.
-            gates_read: All that the experts read, or the request's features only.
-            tower_units: The widths of a tower's layers.
-            activation: The activation of all hidden layers.
-            dropout: The share of hidden outputs dropped in training.
-            pooling: How each history becomes one vector.
-        """
-        inputs = Inputs(schema, embedding_dim=embedding_dim)
-        super().__init__(
-            inputs,
-            pooling=build_poolings(schema, inputs, pooling),
-            interaction=lambda request_dim, candidate_dim: Concatenation(
-                request_dim + candidate_dim
-            ),
-            head=Mixture(
-                kind="one_gate",
-                num_experts=num_experts,
-                expert_units=tuple(expert_units),
-                gates_read=gates_read,
-                tower_units=tuple(tower_units),
-                activation=activation,
-                dropout=dropout,
-            ),
-        )
+    _kind = "one_gate"
