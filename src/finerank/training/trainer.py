@@ -123,13 +123,18 @@ class Trainer:
                 optimizer.step()
                 total += losses.detach()
                 batches += 1
-                advance(len(batch.request_of_candidate), f"loss {_mean(total, batches)}")
+                advance(len(batch.request_of_candidate), self._remark(total, batches))
         if not total.isfinite().all():
             raise _not_finite(step, f"{total.tolist()}")
         return {
             task: round(loss / batches, 6)
             for task, loss in zip(self.tasks, total.tolist(), strict=True)
         }
+
+    def _remark(self, total: Tensor, batches: int) -> str:
+        """The mean loss of each task so far, in nats."""
+        losses = zip(self.tasks, total.tolist(), strict=True)
+        return "loss " + ", ".join(f"{task} {loss / batches:.4f}" for task, loss in losses)
 
     def _watched(self, metrics: Metrics) -> float:
         """The watched metric, averaged over the tasks; greater is better."""
@@ -170,7 +175,3 @@ def _not_finite(where: str, found: str) -> FinerankError:
     return FinerankError(
         where, expected="a finite loss", found=found, fix="Lower training.learning_rate."
     )
-
-
-def _mean(total: Tensor, batches: int) -> str:
-    return " ".join(f"{loss / batches:.4f}" for loss in total.tolist())
