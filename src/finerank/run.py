@@ -12,6 +12,7 @@ import torch
 from finerank.bundle import check_fits, find_bundle, load_bundle, save_bundle
 from finerank.data.dataset import Dataset
 from finerank.data.manifest import MANIFEST as DATASET_MANIFEST
+from finerank.data.manifest import data_part
 from finerank.data.prepare import prepare
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, evaluate
@@ -70,7 +71,7 @@ def open_source(
     elif (Path(source) / DATASET_MANIFEST).is_file():
         dataset = Dataset(source)
         recipe = dataset.recipe.override(overrides)
-        if _data_part(recipe) != _data_part(dataset.recipe):
+        if data_part(recipe) != data_part(dataset.recipe):
             raise FinerankError(
                 f"--set {' '.join(overrides)}",
                 expected="settings under model, training or tasks.*.weight for a prepared data set",
@@ -83,14 +84,6 @@ def open_source(
     check_options(recipe.model)
     done = prepare(recipe, prepared_folder(recipe, place), progress=progress)
     return recipe, Dataset(done.folder)
-
-
-def _data_part(recipe: Recipe) -> dict[str, Any]:
-    """What decides how a recipe's data is prepared."""
-    settings = recipe.model_dump(exclude={"name", "model", "training"})
-    for task in settings["tasks"].values():
-        task.pop("weight")
-    return settings
 
 
 def train(

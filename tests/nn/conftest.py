@@ -1,6 +1,6 @@
 """What the tests of the blocks share: a fixed seed, filled weights, checks that suit any block."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -11,15 +11,6 @@ from torch import Tensor, nn
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    """Keep tiny tensors on one thread: two that share a busy core wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Histories(NamedTuple):

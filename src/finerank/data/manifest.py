@@ -66,11 +66,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def identity_of(recipe: Recipe) -> dict[str, Any]:
-    """What a prepared data set depends on: the recipe's data part and the input files."""
+def data_part(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides how its data is prepared."""
     settings = recipe.model_dump(mode="json", exclude={"name", "model", "training"})
     for task in settings["tasks"].values():
         task.pop("weight")  # a matter of training
+    return settings
+
+
+def identity_of(recipe: Recipe) -> dict[str, Any]:
+    """What a prepared data set depends on: the recipe's data part and the input files."""
     paths = {"log.path": recipe.log.path}
     paths |= {f"{home}.path": table.path for home, table in recipe.entities.items()}
     if recipe.split.by == "files":
@@ -81,5 +86,5 @@ def identity_of(recipe: Recipe) -> dict[str, Any]:
         if path is not None
         for file in find_files(path, where)
     }
-    digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    digest = sha256(json.dumps(data_part(recipe), sort_keys=True).encode()).hexdigest()
     return {"recipe_sha256": digest, "files": files}

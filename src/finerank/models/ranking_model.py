@@ -59,12 +59,17 @@ class RankingModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits ``(B, T)``."""
-        request, candidate = self.embed_and_pool(batch)  # (R, Wr), (B, Wc)
-        x = self.interaction(request, candidate, batch.request_of_candidate)  # (B, W)
+        request, candidate, x = self.interact(batch)  # (R, Wr), (B, Wc), (B, W)
         logits: Tensor = self.head(x, request, batch.request_of_candidate)  # (B, T)
         for shortcut in self.shortcuts:
             logits = logits + shortcut(batch, request, candidate)
         return logits
+
+    def interact(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `embed_and_pool` does, and the interaction of both ``(B, W)``."""
+        request, candidate = self.embed_and_pool(batch)
+        x: Tensor = self.interaction(request, candidate, batch.request_of_candidate)
+        return request, candidate, x
 
     def embed_and_pool(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return what is known of each request ``(R, Wr)`` and of each candidate ``(B, Wc)``."""
@@ -83,6 +88,5 @@ class RankingModel(nn.Module):
         """Return the experts' shares in each task ``(B, T, E)``; None without experts."""
         if not isinstance(self.head, MixtureHead | ProgressiveHead):
             return None
-        request, candidate = self.embed_and_pool(batch)
-        x = self.interaction(request, candidate, batch.request_of_candidate)
+        request, _, x = self.interact(batch)
         return self.head.gates(x, request, batch.request_of_candidate)

@@ -74,8 +74,10 @@ class Trainer:
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
         embeddings, dense = _split_parameters(model)
-        groups: list[dict[str, Any]] = [{"params": embeddings}, {"params": dense}]
-        groups[1]["weight_decay"] = settings.weight_decay
+        groups: list[dict[str, Any]] = [
+            {"params": embeddings},
+            {"params": dense, "weight_decay": settings.weight_decay},
+        ]
         optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
         loader = Loader(train, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
         best_value, best_weights = float("-inf"), {}
@@ -110,6 +112,7 @@ class Trainer:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Loader, step: str
     ) -> dict[str, float]:
         """One pass over the training set; the mean loss of each task."""
+        embeddings = optimizer.param_groups[0]["params"]
         model.train()
         total, batches = torch.zeros(len(self.tasks)), 0
         with self.progress(step, loader.examples.num_candidates) as advance:
@@ -119,7 +122,7 @@ class Trainer:
                 optimizer.zero_grad()
                 (losses * self.weights).sum().backward()
                 if self.settings.embedding_l2 > 0:
-                    _add_l2(_split_parameters(model)[0], self.settings.embedding_l2)
+                    _add_l2(embeddings, self.settings.embedding_l2)
                 optimizer.step()
                 total += losses.detach()
                 batches += 1
