@@ -58,7 +58,8 @@ def test_the_folder_holds_a_run(shop):
         "recipe.yaml",
     ]
     log = [json.loads(line) for line in (shop.run / "log.jsonl").read_text().splitlines()]
-    assert [list(epoch) for epoch in log] == [["epoch", "train_loss_nats", "valid", "seconds"]] * 2
+    keys = ["epoch", "train_loss_nats", "valid", "learning_rate", "task_weights", "seconds"]
+    assert [list(epoch) for epoch in log] == [keys] * 2
     metrics = json.loads((shop.run / "metrics.json").read_text())
     assert log[metrics["training"]["best_epoch"] - 1]["valid"] == metrics["valid"]
     recipe = Recipe.load(shop.run / "recipe.yaml")

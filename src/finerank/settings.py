@@ -219,8 +219,22 @@ class TrainingSettings(Settings):
     epochs: int = Field(default=10, ge=1, description="at most; early stopping may end sooner")
     batch_size: int = Field(default=1024, ge=1, description="candidates a step")
     learning_rate: float = Field(default=1e-3, gt=0)
+    plateau_factor: float = Field(
+        default=1.0, gt=0, le=1, description="of the learning rate after an epoch without gain"
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="L2 on the dense weights")
-    embedding_l2: float = Field(default=0.0, ge=0, description="L2 on the embeddings of the batch")
+    embedding_l2: float = Field(
+        default=0.0,
+        ge=0,
+        description="L2 on the embeddings of a batch's ids, each divided by how often its id "
+        "stands in the training set (DIN's mini-batch aware regularisation)",
+    )
+    embedding_weight_decay: float = Field(
+        default=0.0, ge=0, description="L2 on every row of every embedding table in each step"
+    )
+    task_weights: Literal["fixed", "uncertainty"] = Field(
+        default="fixed", description="as the tasks say, or times weights that are learned"
+    )
     metric: Literal["auc", "gauc", "log_loss_nats"] = Field(
         default="auc", description="what early stopping watches on the validation set"
     )

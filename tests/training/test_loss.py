@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from finerank.training.loss import task_losses
+from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
 
 NAN = math.nan
 
@@ -77,3 +77,33 @@ def test_gradients():
     logits = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([[1, 0], [NAN, 1], [0, NAN], [1, 1], [0, 0]], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: task_losses(x, labels), logits)
+
+
+def test_a_weighted_sum():
+    losses = torch.tensor([0.5, 0.25])
+    assert WeightedSum([2.0, 3.0])(losses).item() == 1.75
+
+
+def test_uncertainty_weights_by_hand():
+    weighting = UncertaintyWeights([2.0, 3.0, 5.0])
+    with torch.no_grad():
+        weighting.log_variance.copy_(torch.tensor([math.log(2), math.log(4), 1.0]))
+    losses = torch.tensor([0.5, 0.25, 0.0])  # the third has no label in the batch
+    expected = 2 * (0.5 / 2 + math.log(2) / 2) + 3 * (0.25 / 4 + math.log(4) / 2)
+    loss = weighting(losses)
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    expected = torch.tensor([2 * (0.5 - 0.5 / 2), 3 * (0.5 - 0.25 / 4), 0.0])
+    torch.testing.assert_close(weighting.log_variance.grad, expected)
+    assert weighting.learned() == pytest.approx([1.0, 0.75, 5 / math.e])
+
+
+def test_uncertainty_settles_where_variance_is_loss():
+    """For fixed losses the sum is least at log variance = log(2 L)."""
+    weighting, losses = UncertaintyWeights([1.0, 1.0]), torch.tensor([0.1, 0.6])
+    optimizer = torch.optim.Adam(weighting.parameters(), lr=0.05)
+    for _ in range(500):
+        optimizer.zero_grad()
+        weighting(losses).backward()
+        optimizer.step()
+    torch.testing.assert_close(weighting.log_variance.data, (2 * losses).log(), atol=1e-3, rtol=0)

@@ -139,21 +139,56 @@ def test_weight_decay_is_of_the_dense_weights(schema, noise):
     assert dense[0] < 0.9 * dense[1]
 
 
-def test_embedding_l2_is_of_the_rows_of_the_batch(schema, noise):
+def test_embedding_l2_leaves_other_rows_alone(schema, noise):
     unused = replace(noise, request={**noise.request, "user": noise.request["user"].clamp(max=3)})
     plain, shrunk = model_of(schema), model_of(schema)
     start = embeddings(plain).clone()
     fit(plain, unused, noise, epochs=3)
-    fit(shrunk, unused, noise, epochs=3, embedding_l2=10.0)
+    fit(shrunk, unused, noise, epochs=3, embedding_l2=1000.0)
     assert torch.equal(embeddings(shrunk)[4], start[4])
     assert embeddings(shrunk)[:4].square().sum() < 0.5 * embeddings(plain)[:4].square().sum()
 
 
-def test_embedding_l2_by_hand():
-    table = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 4.0], [5.0, 6.0]]))
-    table.grad = torch.tensor([[0.5, 0.0], [0.0, 0.0], [-1.0, 2.0]])
-    module._add_l2([table], 0.1)
-    torch.testing.assert_close(table.grad, torch.tensor([[0.6, -0.2], [0, 0], [-0.5, 2.6]]))
+def test_embedding_weight_decay_is_of_every_row(schema, noise):
+    unused = replace(noise, request={**noise.request, "user": noise.request["user"].clamp(max=3)})
+    plain, decayed = model_of(schema), model_of(schema)
+    start = embeddings(plain).clone()
+    fit(plain, unused, noise, epochs=1)
+    fit(decayed, unused, noise, epochs=1, embedding_weight_decay=10.0)
+    assert torch.equal(embeddings(plain)[4], start[4])
+    assert (embeddings(decayed)[4].abs() < start[4].abs()).all()
+
+
+def test_the_learning_rate_falls_on_a_plateau(schema, noise, monkeypatch):
+    values = iter([0.5, 0.4, 0.6, 0.6, 0.5, 0.7])
+    monkeypatch.setattr(Trainer, "_watched", lambda *_: next(values))
+    settings = {"epochs": 6, "patience": 3, "learning_rate": 0.1, "plateau_factor": 0.5}
+    done = fit(model_of(schema), noise, noise, **settings)
+    rates = [epoch["learning_rate"] for epoch in done.epochs]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.0125])
+
+
+def test_uncertainty_learns_the_tasks_weights(made):
+    """The task that can't be learned becomes lighter than the one that can."""
+    schema = made.schemas["every type"]
+    examples = made.examples(schema, candidates=[3] * 60, steps=[2] * 60)
+    learned = (examples.candidate["item"] % 2).float()
+    examples = replace(examples, labels=[learned, *examples.labels[1:]])
+    settings = {"epochs": 40, "learning_rate": 0.03, "patience": 40, "metric": "log_loss_nats"}
+    fixed = fit(model_of(schema, hidden_units=[4]), examples, examples, **settings)
+    assert fixed.epochs[-1]["task_weights"] == dict.fromkeys(schema.tasks, 1.0)
+    done = fit(
+        model_of(schema, hidden_units=[4]),
+        examples,
+        examples,
+        {"click": 1.0, "cart": 2.0, "order": 1.0},
+        task_weights="uncertainty",
+        **settings,
+    )
+    weights = done.epochs[-1]["task_weights"]
+    assert done.epochs[-1]["train_loss_nats"]["click"] < 0.3
+    assert weights["click"] > 1.5
+    assert weights["click"] > weights["cart"] / 2 > 0.5
 
 
 def test_task_weights_weigh_the_losses(made):

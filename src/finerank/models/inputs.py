@@ -4,6 +4,7 @@ Shapes: ``R`` requests, ``B`` candidates, ``N`` steps of a history, ``D`` embedd
 width of a step, ``W`` width of all features of a side.
 """
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -150,6 +151,14 @@ class Inputs(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return self._like.dtype
+
+
+def embedding_tables(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every embedding table of a model ``(V, D)``, beside the name of its id space."""
+    for module in model.modules():
+        if isinstance(module, Inputs):
+            spaces = dict.fromkeys(f.space for f in module.schema.features if f.space is not None)
+            yield from ((space, module.tables[_key(space)]) for space in spaces)
 
 
 def _raw_width(feature: Feature) -> int:

@@ -14,8 +14,10 @@ import torch
 from finerank.data.loader import Loader
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, evaluate
+from finerank.models.inputs import embedding_tables
 from finerank.progress import Progress, silent
-from finerank.training.loss import task_losses
+from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
+from finerank.training.regularization import MiniBatchL2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +33,8 @@ class Fit:
     """What training did.
 
     Attributes:
-        epochs: one record an epoch: its losses in nats, validation metrics and seconds.
+        epochs: one record an epoch: its losses in nats, validation metrics, learning rate, each
+            task's weight at its end, and seconds.
         best_epoch: the epoch whose weights the model has, from 1.
         valid: that epoch's metrics on the validation set.
         seconds: of training and validation.
@@ -63,7 +66,8 @@ class Trainer:
     ) -> None:
         self.settings, self.progress = settings, progress
         self.tasks = list(task_weights)
-        self.weights = torch.tensor(list(task_weights.values()))
+        weighting = UncertaintyWeights if settings.task_weights == "uncertainty" else WeightedSum
+        self.weighting = weighting(list(task_weights.values()))
 
     def fit(self, model: nn.Module, train: Examples, valid: Examples) -> Fit:
         """Train a model; it is left with the weights of its best epoch.
@@ -73,18 +77,17 @@ class Trainer:
                 the metric, having one class only.
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
-        embeddings, dense = _split_parameters(model)
-        groups: list[dict[str, Any]] = [
-            {"params": embeddings},
-            {"params": dense, "weight_decay": settings.weight_decay},
-        ]
-        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
+        optimizer = self._optimizer(model)
+        l2 = None
+        if settings.embedding_l2 > 0:
+            l2 = MiniBatchL2(model, train, strength=settings.embedding_l2)
         loader = Loader(train, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
         best_value, best_weights = float("-inf"), {}
         started = time.perf_counter()
         for epoch in range(1, settings.epochs + 1):
             epoch_started = time.perf_counter()
-            losses = self._epoch(model, optimizer, loader, f"epoch {epoch} of {settings.epochs}")
+            step = f"epoch {epoch} of {settings.epochs}"
+            losses = self._epoch(model, optimizer, l2, loader, step)
             trained_s += time.perf_counter() - epoch_started
             if not all(weights.isfinite().all() for weights in model.state_dict().values()):
                 raise _not_finite(f"epoch {epoch}", "weights that are not")
@@ -95,6 +98,8 @@ class Trainer:
                     "epoch": epoch,
                     "train_loss_nats": losses,
                     "valid": metrics,
+                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "task_weights": dict(zip(self.tasks, self.weighting.learned(), strict=True)),
                     "seconds": round(time.perf_counter() - epoch_started, 3),
                 }
             )
@@ -103,16 +108,38 @@ class Trainer:
                 best_weights = {k: v.clone() for k, v in model.state_dict().items()}
             elif epoch - fit.best_epoch >= settings.patience:
                 break
+            else:
+                for group in optimizer.param_groups:
+                    group["lr"] *= settings.plateau_factor
         model.load_state_dict(best_weights)
         fit.seconds = time.perf_counter() - started
         fit.samples_per_s = train.num_candidates * len(fit.epochs) / trained_s
         return fit
 
+    def _optimizer(self, model: nn.Module) -> torch.optim.Adam:
+        """Adam over embedding tables, dense weights, and what the tasks' weighting learns."""
+        settings = self.settings
+        tables = [table for _, table in embedding_tables(model)]
+        known = set(map(id, tables))
+        groups: list[dict[str, Any]] = [
+            {"params": tables, "weight_decay": settings.embedding_weight_decay},
+            {
+                "params": [p for p in model.parameters() if id(p) not in known],
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": list(self.weighting.parameters())},
+        ]
+        return torch.optim.Adam(groups, lr=settings.learning_rate)
+
     def _epoch(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Loader, step: str
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        l2: MiniBatchL2 | None,
+        loader: Loader,
+        step: str,
     ) -> dict[str, float]:
         """One pass over the training set; the mean loss of each task."""
-        embeddings = optimizer.param_groups[0]["params"]
         model.train()
         total, batches = torch.zeros(len(self.tasks)), 0
         with self.progress(step, loader.examples.num_candidates) as advance:
@@ -120,9 +147,9 @@ class Trainer:
                 assert batch.labels is not None
                 losses = task_losses(model(batch), batch.labels)  # (T,)
                 optimizer.zero_grad()
-                (losses * self.weights).sum().backward()
-                if self.settings.embedding_l2 > 0:
-                    _add_l2(embeddings, self.settings.embedding_l2)
+                self.weighting(losses).backward()
+                if l2 is not None:
+                    l2.add_gradient(batch)
                 optimizer.step()
                 total += losses.detach()
                 batches += 1
@@ -154,24 +181,6 @@ class Trainer:
             )
         mean = sum(known) / len(known)
         return -mean if name == "log_loss_nats" else mean
-
-
-def _split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The embedding tables and the dense weights."""
-    embeddings: list[nn.Parameter] = []
-    dense: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (embeddings if "tables" in name.split(".") else dense).append(parameter)
-    return embeddings, dense
-
-
-def _add_l2(tables: list[nn.Parameter], strength: float) -> None:
-    r"""Add the gradient of :math:`\frac{strength}{2} ||e||^2` for the rows the batch has used."""
-    with torch.no_grad():
-        for table in tables:
-            if table.grad is not None:
-                used = table.grad.ne(0).any(dim=1, keepdim=True)
-                table.grad.addcmul_(table, used.to(table.dtype), value=strength)
 
 
 def _not_finite(where: str, found: str) -> FinerankError:
