@@ -86,10 +86,34 @@ class Recipe(Settings):
                 raise WrongSetting(
                     key=f"log.{column}", expected=f"a column, for {part}", found="none"
                 )
+        if any(task.event is not None for task in self.tasks.values()):
+            self._check_event_log()
         for name, history in self.histories.items():
             for feature in history.features:
                 self._check_step_feature(f"histories.{name}.features", feature)
         return self
+
+    def _check_event_log(self) -> None:
+        """What tasks with ``event`` need of the log and of the split."""
+        for column in ("user", "item", "time", "event"):
+            if getattr(self.log, column) is None:
+                raise WrongSetting(
+                    key=f"log.{column}", expected="a column, for tasks with event", found="none"
+                )
+        if self.log.examples is None:
+            raise WrongSetting(
+                key="log.examples",
+                expected="a condition for the rows that are examples, for tasks with event",
+                found="none",
+                fix=f"Such as {self.log.event} = 'view'.",
+            )
+        if self.split.by not in ("time", "last"):
+            raise WrongSetting(
+                key="split.by",
+                expected="time or last, for tasks with event",
+                found=self.split.by,
+                fix="Else the label of a training row would tell of test rows.",
+            )
 
     def _check_step_feature(self, key: str, feature: str) -> None:
         if feature not in self.features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveFloat,
     model_validator,
 )
 
@@ -76,6 +78,14 @@ class LogSettings(Settings):
     time: str | None = Field(
         default=None, description="column that orders a user's events: a number, a date or a time"
     )
+    event: str | None = Field(
+        default=None, description="column with the type of each event, for tasks with event"
+    )
+    examples: str | None = Field(
+        default=None,
+        description="SQL condition: which rows are examples; the others may enter histories and "
+        "make labels. All rows where left out",
+    )
 
 
 class EntityTableSettings(TableSettings):
@@ -132,10 +142,36 @@ class HistorySettings(Settings):
 
 
 class TaskSettings(Settings):
-    """One objective."""
+    """One objective: an expression over an example's own row, or what followed it in the log."""
 
-    label: str = Field(description="SQL expression over the log's columns: 1 or true, 0 or false")
+    label: str | None = Field(
+        default=None, description="SQL expression over the log's columns: 1 or true, 0 or false"
+    )
+    event: Name | None = Field(
+        default=None,
+        description="instead of label: 1 where an event of this type, of the same user and item, "
+        "followed within the horizon; its value in the column log.event",
+    )
+    within: PositiveFloat | str | None = Field(
+        default=None,
+        description="the horizon, from the example's own time on: 30s, 45m, 12h or 7d, or a "
+        "number in the unit of a time column of numbers",
+    )
     weight: float = Field(default=1.0, gt=0, description="of its loss in the sum")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TaskSettings:
+        if (self.label is None) == (self.event is None):
+            found = "neither" if self.label is None else "both"
+            raise WrongSetting(expected="either label or event", found=found)
+        if (self.event is None) != (self.within is None):
+            found = "event alone" if self.within is None else "within beside label"
+            raise WrongSetting(expected="event and within together", found=found)
+        if isinstance(self.within, str) and not re.fullmatch(r"\d+[smhd]", self.within):
+            raise WrongSetting(
+                key="within", expected="a horizon such as 30m, 12h or 7d", found=repr(self.within)
+            )
+        return self
 
 
 class TimeSplit(Settings):

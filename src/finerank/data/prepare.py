@@ -25,6 +25,7 @@ from finerank.data.manifest import (
     identity_of,
     read_manifest,
 )
+from finerank.data.outcomes import check_events, with_outcomes
 from finerank.data.rows import RowEncoder, as_id, select_rows
 from finerank.data.schema import Feature, History, Schema
 from finerank.data.splits import NO_EXAMPLE, TRAIN, check_sizes, with_split
@@ -193,16 +194,19 @@ class _Preparation:
     def _rows(self) -> tuple[ibis.Table, dict[str, int]]:
         """Every usable row with its labels and its split, and how many were dropped and why.
 
-        A row without any label is no example, but it is an event that may enter histories.
+        A row that is no example, for one reason or another, may still enter histories and make
+        the labels of others.
         """
         if not self.tables.log.limit(1).to_pyarrow().num_rows:
             raise FinerankError("log", expected="rows", found="an empty table")
         rows = select_rows(self.tables.log, self.recipe, self.log_features, labels=True)
         needed = [name for name in ("user", "item", "time") if name in rows.columns]
         reasons = {f"no {name}": rows[name].isnull() for name in needed}
-        labels = [rows[f"label.{task}"] for task in self.recipe.tasks]
-        unlabelled = ibis.and_(*(label.isnull() for label in labels))
-        reasons["no label"] = unlabelled
+        if "example" in rows.columns:
+            reasons["not an example"] = ~rows.example
+        by_events = any(task.event is not None for task in self.recipe.tasks.values())
+        if not by_events:
+            reasons["no label"] = self._unlabelled(rows)
         seen: ibis.Value = ibis.literal(value=False)
         counts = {"rows": rows.count()}
         for reason, condition in reasons.items():
@@ -213,13 +217,31 @@ class _Preparation:
         dropped = {reason: int(found[reason]) for reason in reasons if found[reason]}
         if sum(dropped.values()) == found["rows"]:
             expected = f"rows with {', '.join([*needed, 'label'])}"
+            if "example" in rows.columns:
+                expected += f", and {self.recipe.log.examples}"
             raise FinerankError("log", expected=expected, found=f"none: {dropped}")
         kept = with_split(rows.filter(~seen), self.recipe)
-        if self.recipe.histories and "no label" in dropped:
-            events = rows.drop_null(needed, how="any").filter(unlabelled)
-            events = events.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
-            kept = kept.union(events.select(kept.columns))
-        return self.engine.create_table("rows", kept), dropped
+        others = rows.drop_null(needed, how="any").filter(seen) if needed else None
+        if others is not None and (self.recipe.histories or by_events):
+            others = others.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
+            kept = kept.union(others.select(kept.columns))
+        rows = self.engine.create_table("rows", kept)
+        if by_events:
+            rows, unknown = self._with_outcomes(rows)
+            dropped |= {"outcome not known yet": unknown} if unknown else {}
+        return rows, dropped
+
+    def _unlabelled(self, rows: ibis.Table) -> ibis.Value:
+        return ibis.and_(*(rows[f"label.{task}"].isnull() for task in self.recipe.tasks))
+
+    def _with_outcomes(self, rows: ibis.Table) -> tuple[ibis.Table, int]:
+        """The rows with the labels that events make, and how many have none and are no examples."""
+        check_events(rows, self.recipe)
+        labelled = self.engine.create_table("labelled", with_outcomes(rows, self.recipe))
+        unknown = (labelled.split != NO_EXAMPLE) & self._unlabelled(labelled)
+        split = unknown.ifelse(NO_EXAMPLE, labelled.split).cast("int8")
+        count = labelled.filter(unknown).count().to_pyarrow().as_py()
+        return labelled.mutate(split=split), count
 
     def _check_time(self, rows: ibis.Table) -> None:
         if "time" not in rows.columns:

@@ -1,7 +1,8 @@
 """Log rows under names of our own, and their encoding; the same before training and when serving.
 
 A row is an event that is also an example: a user, an item, a time, features, labels. Column names:
-``user``, ``item``, ``time``, ``split``, ``feature.NAME``, ``label.TASK``, ``enters.HISTORY``.
+``user``, ``item``, ``time``, ``split``, ``feature.NAME``, ``label.TASK``, ``enters.HISTORY``, and
+where the recipe has them ``event`` (its type) and ``example`` (whether the row is one).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.events import Times, as_times
-from finerank.data.tables import SPLIT_COLUMN, Sql, with_sql
+from finerank.data.tables import SPLIT_COLUMN, Sql, log_sql, with_sql
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
@@ -67,14 +68,10 @@ def select_rows(
 
     Args:
         features: those whose column is in the log.
-        labels: whether to add labels, entry to the histories, and the split that files give.
+        labels: whether to add labels, entry to the histories, what is an example, and the split
+            that files give.
     """
-    sql: dict[str, Sql] = {}
-    if labels:
-        for name, task in recipe.tasks.items():
-            sql[f"label.{name}"] = Sql(task.label, f"tasks.{name}")
-        for name, history in recipe.histories.items():
-            sql[f"enters.{name}"] = Sql(history.where or "TRUE", f"histories.{name}.where")
+    sql = log_sql(recipe) if labels else {}
     log = with_sql(log, sql)
     selected: dict[str, ibis.Value] = {}
     for name, each in sql.items():
@@ -90,6 +87,8 @@ def select_rows(
         column = log[recipe.column_of(name)]
         is_id = recipe.features[name].type in ("id", "ids")
         selected[f"feature.{name}"] = as_id(column, f"features.{name}") if is_id else column
+    if labels and recipe.log.event is not None:
+        selected["event"] = log[recipe.log.event].cast("string")
     if labels and recipe.split.by == "files":
         selected["split"] = log[SPLIT_COLUMN]
     return log.select(**selected)

@@ -92,6 +92,22 @@ class Sql(NamedTuple):
     where: str
 
 
+def log_sql(recipe: Recipe) -> dict[str, Sql]:
+    """What the recipe says of a log's rows in SQL, under our names for it.
+
+    The label of a task with ``event`` is null; what followed makes it.
+    """
+    sql = {
+        f"label.{name}": Sql(task.label or "NULL", f"tasks.{name}")
+        for name, task in recipe.tasks.items()
+    }
+    for name, history in recipe.histories.items():
+        sql[f"enters.{name}"] = Sql(history.where or "TRUE", f"histories.{name}.where")
+    if recipe.log.examples is not None:
+        sql["example"] = Sql(recipe.log.examples, "log.examples")
+    return sql
+
+
 def with_columns(table: ibis.Table, columns: Mapping[str, str], where: str) -> ibis.Table:
     """The table with further columns, each given by an SQL expression over the others.
 
@@ -227,7 +243,7 @@ class RawTables:
 
     def _check_columns(self) -> None:
         recipe = self.recipe
-        for role in ("user", "item", "time"):
+        for role in ("user", "item", "time", "event"):
             column = getattr(recipe.log, role)
             if column is not None:
                 check_column(column, self.log.columns, f"log.{role}")
@@ -238,11 +254,8 @@ class RawTables:
                 check_column(settings.title, columns, f"{home}.title")
         for name in recipe.features:
             self.home_of(name)
-        for name, history in recipe.histories.items():
-            if history.where is not None:
-                check_sql(history.where, self.log.columns, f"histories.{name}.where")
-        for name, task in recipe.tasks.items():
-            check_sql(task.label, self.log.columns, f"tasks.{name}")
+        for sql in log_sql(recipe).values():
+            check_sql(sql.text, self.log.columns, sql.where)
 
     def home_of(self, feature: str) -> Home:
         """The table that holds a feature's column: its side's own table first, then the log."""

@@ -1,0 +1,116 @@
+"""Labels that say what followed: did an event of this type come, of that user with that item?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ibis
+
+from finerank.data.splits import TEST, TRAIN, VALID
+from finerank.errors import FinerankError
+
+if TYPE_CHECKING:
+    from ibis.expr import types
+
+    from finerank.recipe import Recipe
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def with_outcomes(rows: types.Table, recipe: Recipe) -> types.Table:
+    """The rows with the labels of those tasks that name an event.
+
+    The label of a row is 1 where such an event of the same user and item is in the log at the
+    row's time or up to the horizon after it, else 0. It is null where the horizon isn't over
+    before the next split begins (for each user by itself where ``split.by`` is last) or, for the
+    test set, before the log ends: so no label tells of a later split, and a row whose outcome
+    isn't known yet counts neither as 1 nor as 0, even if its event has come already. Were those
+    counted, the last rows of a split would be positives only.
+
+    Args:
+        rows: every usable row, examples and others, with ``event`` and ``split``.
+
+    Raises:
+        FinerankError: a horizon isn't of the time column's kind.
+    """
+    tasks = {name: task for name, task in recipe.tasks.items() if task.event is not None}
+    if not tasks:
+        return rows
+    if rows.time.type().is_date():
+        rows = rows.mutate(moment=rows.time.cast("timestamp"))
+    else:
+        rows = rows.mutate(moment=rows.time)
+    # all rows of one time are in the frame of each of them
+    later = ibis.window(group_by=["user", "item"], order_by=rows.moment.desc(), range=(None, 0))
+    cut, is_last = _cut(rows, recipe)
+    labels: dict[str, ibis.Value] = {}
+    for name, task in tasks.items():
+        assert task.within is not None
+        end = rows.moment + _horizon(task.within, rows, f"tasks.{name}.within")
+        next_one = (rows.event == task.event).ifelse(rows.moment, None).min().over(later)
+        known = is_last.ifelse(end <= cut, end < cut)
+        followed = (next_one <= end).fill_null(False)  # noqa: FBT003  (the value for null)
+        labels[f"label.{name}"] = known.ifelse(followed.cast("float64"), None)
+    return rows.mutate(**labels).drop("moment")
+
+
+def check_events(rows: types.Table, recipe: Recipe) -> None:
+    """Check that every event that a task names is in the log.
+
+    Raises:
+        FinerankError: one isn't.
+    """
+    named = {task.event: name for name, task in recipe.tasks.items() if task.event is not None}
+    if not named:
+        return
+    counted = rows.group_by("event").agg(n=ibis._.count()).order_by(ibis.desc("n"), "event")
+    there = counted.event.to_pyarrow().to_pylist()
+    for event, name in named.items():
+        if event not in there:
+            raise FinerankError(
+                f"tasks.{name}.event",
+                expected=f"a value of {recipe.log.event!r}",
+                found=f"{event!r}, which no row has",
+                fix=f"There is: {', '.join(str(each) for each in there[:10])}.",
+            )
+
+
+def _cut(rows: types.Table, recipe: Recipe) -> tuple[ibis.Value, ibis.Value]:
+    """Up to where a row's outcome may be looked for, and whether that moment is included.
+
+    The first moment of the next split, not included; for the test set the log's last one.
+    """
+    window = ibis.window(group_by="user") if recipe.split.by == "last" else None
+
+    def first(split: int) -> ibis.Value:
+        begins = (rows.split == split).ifelse(rows.moment, None).min()
+        return begins.over(window) if window is not None else _asked(rows, begins)
+
+    end = _asked(rows, rows.moment.max())
+    cut = ibis.cases((rows.split == TRAIN, first(VALID)), (rows.split == VALID, first(TEST)))
+    return cut.fill_null(end), (rows.split == TEST) | cut.isnull()
+
+
+def _asked(rows: types.Table, value: ibis.Value) -> ibis.Value:
+    """A value over all rows, computed now."""
+    return ibis.memtable(rows.agg(value=value).to_pyarrow()).value.as_scalar()
+
+
+def _horizon(within: float | str, rows: types.Table, where: str) -> ibis.Value:
+    """A horizon as what is added to a moment."""
+    if rows.moment.type().is_numeric():
+        if isinstance(within, str):
+            raise FinerankError(
+                where,
+                expected="a number, in the unit of log.time, whose values are numbers",
+                found=repr(within),
+                fix="Such as 3600 where the times are seconds.",
+            )
+        return ibis.literal(int(within) if float(within).is_integer() else within)
+    if not isinstance(within, str):
+        raise FinerankError(
+            where,
+            expected="a horizon such as 30m, 12h or 7d, as log.time holds dates or times",
+            found=str(within),
+        )
+    return ibis.interval(seconds=int(within[:-1]) * _SECONDS[within[-1]])
