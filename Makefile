@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
+PEERS_READY := $(PEERS)/.ready
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test format clean
+.PHONY: demo test peers format clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -29,9 +31,18 @@ test: $(READY) ## format, lint, types, layers, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n auto
 
+# An environment of its own: nothing else here needs what the peers bring.
+$(PEERS_READY): peers/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --editable . pytest --requirement peers/requirements.txt
+	@touch $@
+
+peers: $(PEERS_READY) ## equality with other libraries, docs/peers.md
+	$(PEERS)/bin/pytest -q peers
+
 format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) .finerank runs dist build
+	rm -rf $(VENV) $(PEERS) .finerank runs dist build
