@@ -3,7 +3,9 @@
 python benchmarks/run.py benchmarks/movielens-100k --data DIR [--seeds 0 1 2] [--only DIN]
 
 DIR holds the raw files that the benchmark's page names. Runs that are there already are not
-repeated, so a benchmark that was stopped goes on where it was.
+repeated, so a benchmark that was stopped goes on where it was. A benchmark's folder has recipes and
+a ``benchmark.yaml``: title, about, seeds, and variants, each with what it changes (recipe, model,
+set, tasks) and what is published of it. ``before`` is a script that makes the data from DIR.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import statistics
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,11 +44,17 @@ def main() -> None:
     benchmark = yaml.safe_load((folder / "benchmark.yaml").read_text())
     seeds = arguments.seeds or benchmark["seeds"]
     work = arguments.work / folder.name
+    data_folder: Path = arguments.data
+    if "before" in benchmark:
+        data_folder = work / "raw"
+        script = str(folder / benchmark["before"])
+        subprocess.run([sys.executable, script, arguments.data, data_folder], check=True)
     runs: dict[str, list[dict[str, Any]]] = {}
     for name, variant in benchmark["variants"].items():
-        recipe = load_recipe(folder / variant.get("recipe", "recipe.yaml"), arguments.data)
+        path = folder / variant.get("recipe", "recipe.yaml")
+        recipe = load_recipe(path, data_folder, variant.get("tasks"))
         for seed in seeds:
-            out = work / name.replace(" ", "-") / f"seed-{seed}"
+            out = work / re.sub(r"\W+", "-", name) / f"seed-{seed}"
             if not (out / "metrics.json").exists():
                 if arguments.only and name not in arguments.only:
                     continue
@@ -60,20 +71,23 @@ def main() -> None:
     (folder / "RESULTS.md").write_text(page(folder, benchmark, runs))
 
 
-def load_recipe(path: Path, data: Path) -> Recipe:
-    """A recipe whose raw files are in the data folder."""
-    return Recipe.parse(yaml.safe_load(path.read_text()), where=str(path)).located(data)
+def load_recipe(path: Path, data: Path, tasks: list[str] | None = None) -> Recipe:
+    """A recipe whose raw files are in the data folder, with all its tasks or some."""
+    content = yaml.safe_load(path.read_text())
+    if tasks is not None:
+        content["tasks"] = {name: content["tasks"][name] for name in tasks}
+    return Recipe.parse(content, where=str(path)).located(data)
 
 
 def page(folder: Path, benchmark: dict[str, Any], runs: dict[str, list[dict[str, Any]]]) -> str:
     """The results page."""
-    tasks = list(next(iter(runs.values()))[0]["test"])
+    tasks = list(dict.fromkeys(task for each in runs.values() for task in each[0]["test"]))
     lines = [f"# {benchmark['title']}", "", benchmark["about"].strip(), ""]
     lines += ["```", f"python benchmarks/run.py {folder} --data DIR", "```", ""]
     for task in tasks:
         if len(tasks) > 1:
             lines += [f"## {task}", ""]
-        lines += table(task, benchmark, runs)
+        lines += table(task, benchmark, {n: r for n, r in runs.items() if task in r[0]["test"]})
     lines += [
         f"Test set; mean ± standard deviation over the seeds. {datetime.now(UTC):%Y-%m-%d}, "
         f"finerank {finerank.__version__}, torch {torch.__version__}, Python "
@@ -95,6 +109,7 @@ def table(task: str, benchmark: dict[str, Any], runs: dict[str, list[dict[str, A
         "model",
         "seeds",
         *(NUMBERS[n] for n in shown),
+        *(["best AUC"] if benchmark.get("best") else []),
         "valid AUC",
         "published",
         "parameters",
@@ -109,6 +124,11 @@ def table(task: str, benchmark: dict[str, Any], runs: dict[str, list[dict[str, A
             name,
             str(len(metrics)),
             *(spread([each["test"][task][n] for each in metrics]) for n in shown),
+            *(
+                [f"{max(each['test'][task]['auc'] for each in metrics):.4f}"]
+                if "best AUC" in titles
+                else []
+            ),
             spread([each["valid"][task]["auc"] for each in metrics]),
             str(benchmark["variants"][name].get("published", "")),
             f"{training[0]['parameters']:,}",

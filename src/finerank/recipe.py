@@ -19,6 +19,7 @@ from finerank.settings import (
     LogSettings,
     ModelSettings,
     Name,
+    NegativeSettings,
     Settings,
     SplitSettings,
     TaskSettings,
@@ -66,6 +67,7 @@ class Recipe(Settings):
         min_length=1, description="name -> SQL expression, or its label and weight"
     )
     split: SplitSettings
+    negatives: NegativeSettings | None = None
     model: ModelSettings = Field(default_factory=ModelSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
 
@@ -81,6 +83,14 @@ class Recipe(Settings):
             ("user", "split.by: last" if self.split.by == "last" else None),
             ("user", "histories" if self.histories else None),
             ("time", "histories" if self.histories else None),
+            ("user", "negatives" if self.negatives else None),
+            ("item", "negatives" if self.negatives else None),
+            (
+                "time",
+                "negatives.exclude: before"
+                if self.negatives and self.negatives.exclude == "before"
+                else None,
+            ),
         ):
             if part is not None and getattr(self.log, column) is None:
                 raise WrongSetting(

@@ -174,6 +174,35 @@ class TaskSettings(Settings):
         return self
 
 
+class NegativeSettings(Settings):
+    """Negatives that are sampled: items beside each positive that its user never met.
+
+    A positive is an example with a label of 1. The pool are the items of the training rows.
+    """
+
+    per_positive: int = Field(ge=1, description="sampled for each positive of the training set")
+    evaluation: int | None = Field(
+        default=None, ge=1, description="for each of the other two; as per_positive if left out"
+    )
+    by: Literal["uniform", "popularity"] = Field(
+        default="popularity", description="popularity: the positives of an item in training"
+    )
+    power: float = Field(
+        default=0.75, ge=0, description="of the popularity; nothing beside uniform"
+    )
+    within: str | None = Field(
+        default=None,
+        description="feature of the item table, type id, such as its category: a negative has "
+        "the same as its positive",
+    )
+    exclude: Literal["ever", "before"] = Field(
+        default="ever",
+        description="what the user met: at all in the log, or up to the request (then an item "
+        "met later can be a negative, as it was when nobody knew)",
+    )
+    seed: int = Field(default=0, ge=0)
+
+
 class TimeSplit(Settings):
     """The newest events are the test set, those before them the validation set."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finerank.data.entities import Entities
+    from finerank.data.negatives import Negatives
     from finerank.data.schema import Feature, History, Schema
 
 
@@ -32,9 +33,15 @@ class ExampleWriter:
     """
 
     def __init__(
-        self, folder: Path, schema: Schema, encoder: RowEncoder, entities: dict[str, Entities]
+        self,
+        folder: Path,
+        schema: Schema,
+        encoder: RowEncoder,
+        entities: dict[str, Entities],
+        negatives: Negatives | None = None,
     ) -> None:
         self.folder, self.schema, self.encoder, self.entities = folder, schema, encoder, entities
+        self.negatives = negatives
         self.events: dict[str, int] = {}
         self.requests: dict[str, int] = {}
         self._stores: dict[str, EventStore] = {}
@@ -94,8 +101,12 @@ class ExampleWriter:
         own = [f.name for f in self._in_log if f.side != "item"]
         starts = np.flatnonzero(starts_request(rows, own, self._previous))
         request = with_prefix({name: rows.features[name].take(pa.array(starts)) for name in own})
+        labels = {task: _labels(piece.column(f"label.{task}")) for task in self.schema.tasks}
+        candidates, places = rows, np.arange(len(rows))
+        if self.negatives is not None:
+            candidates, labels, places = self.negatives.between(split, rows, labels)
         request["first_candidate"] = pa.array(
-            starts + (self._candidates.rows if self._candidates else 0)
+            places[starts] + (self._candidates.rows if self._candidates else 0)
         )
         if rows.user is not None:
             request["user"] = pa.array(rows.user[starts])
@@ -109,13 +120,12 @@ class ExampleWriter:
             )
             request[f"start.{history.name}"], request[f"end.{history.name}"] = map(pa.array, window)
         candidate = with_prefix(
-            {f.name: rows.features[f.name] for f in self._in_log if f.side == "item"}
+            {f.name: candidates.features[f.name] for f in self._in_log if f.side == "item"}
         )
-        if rows.item is not None:
-            candidate["item"] = pa.array(rows.item)
-        for task in self.schema.tasks:
-            labels = piece.column(f"label.{task}").to_numpy(zero_copy_only=False)
-            candidate[f"label.{task}"] = pa.array(labels.astype(np.float32), from_pandas=False)
+        if candidates.item is not None:
+            candidate["item"] = pa.array(candidates.item)
+        for task, each in labels.items():
+            candidate[f"label.{task}"] = pa.array(each, from_pandas=False)
         if self._requests is None or self._candidates is None:
             self._requests, self._candidates = (
                 self._stack.enter_context(
@@ -126,9 +136,9 @@ class ExampleWriter:
             self._counts[split] = _Counts()
         self._requests.append(request)
         self._candidates.append(candidate)
-        self._previous = _last(rows)
+        self._previous = rows.take(np.array([len(rows) - 1]))
         self.requests[split] = self._requests.rows
-        self._count(split, rows, candidate)
+        self._count(split, candidates, candidate)
 
     def close(self) -> None:
         """Close what is open; needed where something failed in between."""
@@ -205,14 +215,9 @@ def _is_unknown(values: np.ndarray) -> np.ndarray:
     return np.isnan(values) if values.dtype.kind == "f" else values == 0
 
 
+def _labels(column: pa.Array) -> np.ndarray:
+    return np.asarray(column.to_numpy(zero_copy_only=False).astype(np.float32))
+
+
 def _schema_of(columns: dict[str, pa.Array]) -> pa.Schema:
     return pa.schema([(name, array.type) for name, array in columns.items()])
-
-
-def _last(rows: EncodedRows) -> EncodedRows:
-    return EncodedRows(
-        user=None if rows.user is None else rows.user[-1:],
-        item=None if rows.item is None else rows.item[-1:],
-        time=None if rows.time is None else rows.time[-1:],
-        features={name: array[-1:] for name, array in rows.features.items()},
-    )

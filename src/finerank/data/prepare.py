@@ -25,6 +25,7 @@ from finerank.data.manifest import (
     identity_of,
     read_manifest,
 )
+from finerank.data.negatives import fit_negatives
 from finerank.data.outcomes import check_events, with_outcomes
 from finerank.data.rows import RowEncoder, as_id, select_rows
 from finerank.data.schema import Feature, History, Schema
@@ -158,7 +159,13 @@ class _Preparation:
             items=entities["items"].keys if "items" in entities else None,
         )
         total = sum(sizes.values())
-        with contextlib.closing(ExampleWriter(self.folder, schema, encoder, entities)) as writer:
+        negatives = None
+        if self.recipe.negatives is not None:
+            with self.progress("counting items to sample from", None):
+                negatives = fit_negatives(rows, self.recipe, schema, encoder, entities)
+        with contextlib.closing(
+            ExampleWriter(self.folder, schema, encoder, entities, negatives)
+        ) as writer:
             self._write(writer, schema, rows, total)
         report = {
             "rows_in": total + sum(dropped.values()),
@@ -172,6 +179,9 @@ class _Preparation:
             "unknown_rate": writer.unknown_rates(),
             "label_rate": writer.label_rates(),
         }
+        if negatives is not None:
+            report["negatives"] = negatives.drawn
+            report["negatives_lacking"] = negatives.lacking
         return {"schema": schema.to_json(), "report": report}
 
     def _write(self, writer: ExampleWriter, schema: Schema, rows: ibis.Table, total: int) -> None:
@@ -222,7 +232,7 @@ class _Preparation:
             raise FinerankError("log", expected=expected, found=f"none: {dropped}")
         kept = with_split(rows.filter(~seen), self.recipe)
         others = rows.drop_null(needed, how="any").filter(seen) if needed else None
-        if others is not None and (self.recipe.histories or by_events):
+        if others is not None and (self.recipe.histories or by_events or self.recipe.negatives):
             others = others.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
             kept = kept.union(others.select(kept.columns))
         rows = self.engine.create_table("rows", kept)

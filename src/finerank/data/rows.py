@@ -138,6 +138,15 @@ class EncodedRows:
         columns = (self.user, self.item, self.time, *self.features.values())
         return next((len(column) for column in columns if column is not None), 0)
 
+    def take(self, places: np.ndarray) -> EncodedRows:
+        """The rows at the given places."""
+        return EncodedRows(
+            user=None if self.user is None else self.user[places],
+            item=None if self.item is None else self.item[places],
+            time=None if self.time is None else self.time[places],
+            features={name: array.take(pa.array(places)) for name, array in self.features.items()},
+        )
+
 
 class RowEncoder:
     """Turns raw rows into numbers with what was fitted on the training period."""

@@ -10,6 +10,7 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from finerank.nn.activations import ActivationName, activation
 
@@ -43,6 +44,10 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each member's output ``(B, M, O)``."""
+        if x.shape[1] == 1:  # one product with all members' rows, and no copies of the input
+            bias = None if self.bias is None else self.bias.flatten()
+            shared = functional.linear(x.squeeze(1), self.weight.flatten(0, 1), bias)
+            return shared.unflatten(1, (self.num_members, self.output_dim))
         members = x.transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
         weight = self.weight.transpose(1, 2)  # (M, I, O)
         if self.bias is None:

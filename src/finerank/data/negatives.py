@@ -1,0 +1,187 @@
+"""Sampled negatives: beside each positive, items of the pool that its user never met."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ibis
+import numpy as np
+import pyarrow as pa
+
+from finerank.data.batch import Jagged
+from finerank.data.sampling import Met, NegativeSampler
+from finerank.data.splits import TRAIN
+from finerank.errors import FinerankError, did_you_mean
+from finerank.settings import SPLITS
+
+if TYPE_CHECKING:
+    from finerank.data.entities import Entities
+    from finerank.data.rows import EncodedRows, RowEncoder
+    from finerank.data.schema import Schema
+    from finerank.recipe import Recipe
+
+
+class Negatives:
+    """Sampled negatives between the encoded rows of examples.
+
+    Args:
+        sampler: draws them.
+        per_positive: split -> how many for each positive.
+        seed: of all draws.
+        item_ids: the features that are the item's id, encoded, one row an item.
+
+    Attributes:
+        drawn: split -> how many were drawn.
+        lacking: split -> how many more there should have been, where no items were left.
+    """
+
+    def __init__(
+        self,
+        sampler: NegativeSampler,
+        per_positive: dict[str, int],
+        *,
+        seed: int,
+        item_ids: dict[str, np.ndarray],
+    ) -> None:
+        self.sampler, self.per_positive, self.item_ids = sampler, per_positive, item_ids
+        self.drawn = dict.fromkeys(per_positive, 0)
+        self.lacking = dict.fromkeys(per_positive, 0)
+        self._random = {
+            split: np.random.default_rng([seed, number])
+            for number, split in enumerate(per_positive)
+        }
+
+    def between(
+        self, split: str, rows: EncodedRows, labels: dict[str, np.ndarray]
+    ) -> tuple[EncodedRows, dict[str, np.ndarray], np.ndarray]:
+        """Rows with negatives behind each positive, their labels, and each row's new place.
+
+        A positive has a label of 1. A negative is its positive with another item; its labels are
+        0 where those of its positive are known.
+        """
+        assert rows.user is not None
+        assert rows.item is not None
+        positives = np.flatnonzero(np.logical_or.reduce([each == 1 for each in labels.values()]))
+        times = None if rows.time is None else rows.time[positives]
+        count = self.per_positive[split]
+        of_positive, items = self.sampler.draw(
+            rows.user[positives], rows.item[positives], times, count, self._random[split]
+        )
+        self.drawn[split] += len(items)
+        self.lacking[split] += count * len(positives) - len(items)
+        sizes = np.ones(len(rows), dtype=np.int64)
+        sizes[positives] += np.bincount(of_positive, minlength=len(positives))
+        places = np.cumsum(sizes) - sizes
+        source = np.repeat(np.arange(len(rows)), sizes)
+        is_negative = np.ones(len(source), dtype=bool)
+        is_negative[places] = False
+        taken = rows.take(source)
+        assert taken.item is not None
+        taken.item[is_negative] = items
+        for name, ids in self.item_ids.items():
+            taken.features[name] = pa.array(ids[taken.item])
+        labels = {name: each[source] for name, each in labels.items()}
+        for each in labels.values():
+            each[is_negative & ~np.isnan(each)] = 0.0
+        return taken, labels, places
+
+
+def fit_negatives(
+    rows: ibis.Table,
+    recipe: Recipe,
+    schema: Schema,
+    encoder: RowEncoder,
+    entities: dict[str, Entities],
+) -> Negatives:
+    """What negatives are drawn from, and what for each user is left out.
+
+    The pool are the items of the training rows; their popularity is their positives there. A user
+    has met the item of every row of the log that names both, example or not, whatever its label.
+
+    Args:
+        rows: every usable row.
+
+    Raises:
+        FinerankError: an item feature that a sampled item wouldn't have, or no pool.
+    """
+    settings = recipe.negatives
+    assert settings is not None
+    items = entities["items"]
+    size = len(items.keys)
+    train = rows.filter(rows.split == TRAIN)
+    positive = ibis.or_(*(train[f"label.{task}"].fill_null(0) == 1 for task in recipe.tasks))
+    pool = train.group_by("item").agg(n=positive.sum()).to_pyarrow()
+    weights = np.zeros(size)
+    places = items.keys.encode(pool["item"].combine_chunks())
+    counts = pool["n"].to_numpy()
+    if settings.by == "uniform":
+        weights[places] = 1.0
+    else:
+        weights[places] = np.where(counts > 0, counts.astype(np.float64) ** settings.power, 0.0)
+    if not weights.any():
+        raise FinerankError(
+            "negatives", expected="positives in the training set", found="labels of 0 only"
+        )
+    evaluation = settings.evaluation or settings.per_positive
+    return Negatives(
+        NegativeSampler(
+            weights,
+            _met(rows, encoder, size, with_time=settings.exclude == "before"),
+            None if settings.within is None else _groups(settings.within, schema, items),
+        ),
+        {split: settings.per_positive if split == "train" else evaluation for split in SPLITS},
+        seed=settings.seed,
+        item_ids=_item_ids(recipe, schema, encoder),
+    )
+
+
+def _met(rows: ibis.Table, encoder: RowEncoder, items: int, *, with_time: bool) -> Met:
+    """Each pair of a user and an item in the rows, in order."""
+    first = {"time": rows.time.min()} if with_time else {}
+    pairs = rows.group_by("user", "item").agg(**first).order_by("user", "item")
+    met, times = [np.zeros(0, dtype=np.int64)], []
+    for piece in pairs.to_pyarrow_batches():
+        encoded = encoder.encode(piece, [])
+        assert encoded.user is not None
+        assert encoded.item is not None
+        met.append(encoded.user.astype(np.int64) * items + encoded.item)
+        if encoded.time is not None:
+            times.append(encoded.time)
+    joined = np.concatenate(met)
+    assert (joined[1:] > joined[:-1]).all()  # rows of users and items are in order of their ids
+    return Met(joined, np.concatenate(times) if with_time else None)
+
+
+def _groups(feature: str, schema: Schema, items: Entities) -> np.ndarray:
+    column = items.features.get(feature)
+    if column is None or isinstance(column, Jagged) or schema.feature(feature).type != "id":
+        there = [f.name for f in schema.features if f.home == "items" and f.type == "id"]
+        raise FinerankError(
+            "negatives.within",
+            expected="a feature of the item table, of type id",
+            found=repr(feature),
+            fix=did_you_mean(feature, there),
+        )
+    return np.asarray(column.numpy()).astype(np.int64)
+
+
+def _item_ids(recipe: Recipe, schema: Schema, encoder: RowEncoder) -> dict[str, np.ndarray]:
+    """The features that are the item's id itself, where the log holds it: one row an item."""
+    ids = {}
+    for feature in schema.candidate_features:
+        if feature.home != "log":
+            continue
+        if feature.type != "id" or feature.column != recipe.log.item:
+            raise FinerankError(
+                f"features.{feature.name}",
+                expected="item features in the item table, beside sampled negatives",
+                found=f"{feature.column!r} in the log, where a sampled item has no row",
+                fix="Move it to a table of items, or leave it out.",
+            )
+        assert encoder.items is not None
+        keys = pa.concat_arrays([pa.nulls(1, encoder.items.values.type), encoder.items.values])
+        encoded = encoder.encode_feature(
+            feature.name, pa.record_batch({f"feature.{feature.name}": keys})
+        )
+        ids[feature.name] = encoded.to_numpy()
+    return ids
