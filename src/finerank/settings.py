@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
+    PositiveInt,
     model_validator,
 )
 
@@ -41,6 +42,13 @@ def _as_text(time: object) -> object:
     return time.isoformat() if isinstance(time, datetime.date) else time
 
 
+def _as_duration(duration: float | str) -> float | str:
+    if isinstance(duration, str) and not re.fullmatch(r"\d+[smhd]", duration):
+        raise WrongSetting(expected="a duration such as 30m, 12h or 7d", found=repr(duration))
+    return duration
+
+
+Duration = Annotated[PositiveInt | PositiveFloat | str, AfterValidator(_as_duration)]
 Time = Annotated[int | float | str, BeforeValidator(_as_text)]
 
 
@@ -119,17 +127,27 @@ class FeatureSettings(Settings):
     min_count: int = Field(
         default=1, ge=1, description="ids seen less often in the training period are unknown"
     )
+    max_size: int | None = Field(
+        default=None, ge=1, description="ids kept, the most frequent; the others are unknown"
+    )
+    buckets: int | None = Field(
+        default=None,
+        ge=1,
+        description="for ids without bound: as many ids, by hash; no vocabulary is kept",
+    )
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> FeatureSettings:
         if self.separator is not None and self.type != "ids":
             raise WrongSetting(expected="type: ids beside separator", found=f"type: {self.type}")
         if self.type not in ("id", "ids"):
-            for key in ("space", "min_count"):
+            for key in ("space", "min_count", "max_size", "buckets"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise WrongSetting(
                         expected=f"type: id or ids beside {key}", found=f"type: {self.type}"
                     )
+        if self.buckets is not None and (self.min_count > 1 or self.max_size is not None):
+            raise WrongSetting(expected="no min_count or max_size beside buckets", found="one")
         return self
 
 
@@ -139,6 +157,11 @@ class HistorySettings(Settings):
     features: list[str] = Field(min_length=1, description="features of each step")
     where: str | None = Field(default=None, description="SQL condition: which events enter")
     max_length: int = Field(default=50, ge=1, description="steps kept, the most recent")
+    max_age: Duration | None = Field(
+        default=None,
+        description="how long before the request a step may be: 30s, 45m, 12h or 7d, or a number "
+        "in the unit of a time column of numbers",
+    )
 
 
 class TaskSettings(Settings):
@@ -152,7 +175,7 @@ class TaskSettings(Settings):
         description="instead of label: 1 where an event of this type, of the same user and item, "
         "followed within the horizon; its value in the column log.event",
     )
-    within: PositiveFloat | str | None = Field(
+    within: Duration | None = Field(
         default=None,
         description="the horizon, from the example's own time on: 30s, 45m, 12h or 7d, or a "
         "number in the unit of a time column of numbers",
@@ -167,10 +190,6 @@ class TaskSettings(Settings):
         if (self.event is None) != (self.within is None):
             found = "event alone" if self.within is None else "within beside label"
             raise WrongSetting(expected="event and within together", found=found)
-        if isinstance(self.within, str) and not re.fullmatch(r"\d+[smhd]", self.within):
-            raise WrongSetting(
-                key="within", expected="a horizon such as 30m, 12h or 7d", found=repr(self.within)
-            )
         return self
 
 
@@ -296,6 +315,13 @@ class TrainingSettings(Settings):
     )
     embedding_weight_decay: float = Field(
         default=0.0, ge=0, description="L2 on every row of every embedding table in each step"
+    )
+    id_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the ids that training takes for unknown, so that the unknown rows "
+        "learn where every id is known",
     )
     task_weights: Literal["fixed", "uncertainty"] = Field(
         default="fixed", description="as the tasks say, or times weights that are learned"

@@ -9,6 +9,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
+from finerank.errors import FinerankError
 from finerank.settings import SPLITS
 
 TIMES = [1, 2, 3, 4, 5]  # three rows to train on, one to validate, one to test
@@ -75,6 +76,34 @@ def test_min_count_and_order_of_the_vocabulary(workshop):
     settings["features"]["c"]["min_count"] = 1
     dataset = workshop.prepare(settings, log=raw, out="other")
     assert dataset.encoder.encodings["c"].vocabulary.values.to_pylist() == ["y", "x"]
+    settings["features"]["c"]["max_size"] = 1
+    dataset = workshop.prepare(settings, log=raw, out="third")
+    assert dataset.encoder.encodings["c"].vocabulary.values.to_pylist() == ["y"]
+
+
+def test_buckets_need_no_vocabulary(workshop):
+    """An id that training never saw has one too; a bundle would load what is written."""
+    hashed = {"side": "context", "buckets": 100, "space": "words"}
+    features = {"c": {**hashed, "type": "id"}, "d": {**hashed, "type": "ids"}}
+    raw = log(c=["x", "y", "y", None, "new"], d=[["x"], [], ["y", "new"], ["y"], ["x"]])
+    dataset = workshop.prepare(with_features(**features), log=raw)
+    assert [f.size for f in dataset.schema.features if f.space == "words"] == [101, 101]
+    x, y, new = dataset.encoder.encodings["c"].vocabulary.encode(pa.array(["x", "y", "new"]))
+    columns = [dataset.split(split).request for split in SPLITS]
+    assert [i for each in columns for i in each["c"].tolist()] == [x, y, y, 0, new]
+    assert [i for each in columns for i in each["d"].values.tolist()] == [x, y, new, y, x]
+
+
+def test_a_space_has_buckets_or_none(workshop):
+    features = {
+        "c": {"side": "context", "type": "id", "space": "s", "buckets": 100},
+        "e": {"side": "context", "type": "id", "space": "s"},
+    }
+    raw = log(c=["x"] * 5, e=["x"] * 5)
+    with pytest.raises(
+        FinerankError, match="expected the same buckets .* space s, found 100, none"
+    ):
+        workshop.prepare(with_features(**features), log=raw)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from finerank.data.encoding import (
     NumberEncoding,
     VectorEncoding,
 )
-from finerank.data.vocabulary import Vocabulary
+from finerank.data.vocabulary import Buckets, Vocabulary, load_ids, save_ids
 
 NUMBERS, TEXTS = Vocabulary(pa.array([7, -3, 16_777_217])), Vocabulary(pa.array(["b", "a", "7"]))
 
@@ -127,3 +127,35 @@ def test_vectors_and_zeros_for_none(kind):
 def test_a_vector_that_does_not_fit_is_refused(vectors, message):
     with pytest.raises(ValueError, match=message):
         VectorEncoding(2).encode(pa.array(vectors))
+
+
+def test_buckets_by_hand():
+    """The same in every process: a change here would shift the embeddings of trained models."""
+    buckets = Buckets(1000)
+    assert len(buckets) == 1001
+    assert buckets.encode(pa.array(["a", None, "b", "a"])).tolist() == [505, 0, 976, 505]
+    assert buckets.encode(pa.array([], pa.int64())).tolist() == []
+    assert buckets.encode(pa.nulls(2)).tolist() == [0, 0]
+
+
+def test_a_number_and_its_text_share_a_bucket():
+    buckets, numbers = Buckets(50_000), [7, -3, 2**62]
+    texts = buckets.encode(pa.array(list(map(str, numbers)))).tolist()
+    assert buckets.encode(pa.array(numbers)).tolist() == texts
+    assert buckets.encode(pa.array(numbers[:2], pa.int8())).tolist() == texts[:2]
+    assert buckets.encode(pa.array([7.0, -3.0])).tolist() == texts[:2]
+
+
+def test_buckets_are_evenly_filled():
+    ids = Buckets(20).encode(pa.array(range(20_000)))
+    counts = np.bincount(ids, minlength=21)
+    assert counts[0] == 0
+    assert len(counts) == 21
+    assert abs(counts[1:] - 1000).max() < 5 * 1000**0.5
+
+
+def test_buckets_survive_their_file(tmp_path):
+    save_ids(Buckets(12), tmp_path / "new", "user")
+    loaded = load_ids(tmp_path / "new", "user")
+    assert isinstance(loaded, Buckets)
+    assert loaded.count == 12

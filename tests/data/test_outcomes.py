@@ -171,7 +171,7 @@ def test_horizons_of_moments(workshop, read, kind):
         ({"tasks": {"x": {"weight": 2}}}, "tasks.x: expected either label or event"),
         (
             {"tasks": {"x": {"event": "click", "within": "3 days"}}},
-            "tasks.x.within: expected a horizon such as 30m, 12h or 7d, found '3 days'",
+            "tasks.x.within: expected a duration such as 30m, 12h or 7d, found '3 days'",
         ),
         ({"tasks": {"x": {"event": "click", "within": 0}}}, "tasks.x.within"),
         (
@@ -201,7 +201,7 @@ def test_numbers_do_not_fit_moments(workshop):
     start = dt.datetime(2024, 1, 1)  # noqa: DTZ001
     log = [{**row, "at": start + dt.timedelta(days=row["at"])} for row in ANCHORS]
     split = {"by": "time", "valid": 0.2, "test": 0.2}
-    with pytest.raises(FinerankError, match="expected a horizon such as 30m, 12h or 7d, as log"):
+    with pytest.raises(FinerankError, match="expected a duration such as 30m, 12h or 7d, as log"):
         workshop.prepare(changed(split=split), log=log)
 
 

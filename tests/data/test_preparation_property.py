@@ -35,7 +35,7 @@ RECIPE = {
     },
     "histories": {
         "liked": {"features": ["iid", "tags", "dwell"], "where": "rating >= 4", "max_length": 3},
-        "seen": {"features": ["iid"], "max_length": 2},
+        "seen": {"features": ["iid"], "max_length": 2, "max_age": 6},
     },
     "tasks": {"like": "rating >= 4", "done": "done"},
     "split": {"by": "time", "valid_from": VALID_FROM, "test_from": TEST_FROM},
@@ -136,13 +136,17 @@ class Reference:
         mean, std = self.statistics[name]
         return None if value is None else (value - mean) / std
 
-    def history(self, row, *, where, length):
-        past = [e for e in self.log if e["uid"] == row["uid"] and e["at"] < row["at"] and where(e)]
+    def history(self, row, *, where, length, age=math.inf):
+        past = [
+            e
+            for e in self.log
+            if e["uid"] == row["uid"] and row["at"] - age <= e["at"] < row["at"] and where(e)
+        ]
         return sorted(past, key=lambda e: (e["at"], e["iid"]))[-length:]
 
     def steps(self, row):
         liked = self.history(row, where=lambda e: (e["rating"] or 0) >= 4, length=3)
-        seen = self.history(row, where=lambda e: True, length=2)
+        seen = self.history(row, where=lambda e: True, length=2, age=6)
         return {
             "liked": [
                 (

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from finerank.data.vocabulary import Vocabulary
+from finerank.data.vocabulary import Ids, load_ids, save_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 class IdEncoding:
     """One id a row."""
 
-    vocabulary: Vocabulary
+    vocabulary: Ids
     type = pa.int32()
 
     @property
@@ -44,7 +44,7 @@ class IdEncoding:
 class IdsEncoding:
     """Any number of ids a row, from a list column or from text with a separator."""
 
-    vocabulary: Vocabulary
+    vocabulary: Ids
     separator: str | None
     type = pa.large_list(pa.int32())
 
@@ -140,7 +140,8 @@ def save_encodings(folder: Path, encodings: Mapping[str, Encoding], schema: Sche
     for feature in schema.features:
         encoding = encodings[feature.name]
         if isinstance(encoding, IdEncoding | IdsEncoding):
-            encoding.vocabulary.save(folder / f"{feature.space}.arrow")
+            assert feature.space is not None
+            save_ids(encoding.vocabulary, folder, feature.space)
         elif isinstance(encoding, NumberEncoding):
             numbers[feature.name] = {"mean": encoding.mean, "std": encoding.std}
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def load_encodings(folder: Path, schema: Schema) -> dict[str, Encoding]:
     """Read what `save_encodings` wrote."""
     numbers = json.loads((folder / "numbers.json").read_text())
     spaces = {f.space for f in schema.features if f.space is not None}
-    vocabularies = {space: Vocabulary.load(folder / f"{space}.arrow") for space in spaces}
+    vocabularies = {space: load_ids(folder, space) for space in spaces}
     encodings: dict[str, Encoding] = {}
     for feature in schema.features:
         if feature.space is None:

@@ -69,12 +69,18 @@ class EventStore:
         assert item is None or isinstance(item, torch.Tensor)
         return cls(time, item, without_prefix(columns), offsets)
 
-    def window(self, users: np.ndarray, times: Times, max_length: int) -> tuple[np.ndarray, ...]:
+    def window(
+        self,
+        users: np.ndarray,
+        times: Times,
+        max_length: int,
+        max_age: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Where the histories of requests begin and end in the store.
 
         The history of a request is the last ``max_length`` events of its user strictly before its
-        time; an event at the same time is not history. User rows that the store doesn't have
-        (unknown users) have no history.
+        time, and not longer before it than ``max_age``; an event at the same time is not history.
+        User rows that the store doesn't have (unknown users) have no history.
 
         Args:
             users: user row of each request ``(R,)``.
@@ -83,6 +89,13 @@ class EventStore:
         Returns:
             First event and end ``(R,)`` each, int64.
         """
+        first, end = self._before(users, times)
+        if max_age is not None:
+            _, first = self._before(users, times - max_age)
+        return np.maximum(first, end - max_length), end
+
+    def _before(self, users: np.ndarray, times: Times) -> tuple[np.ndarray, np.ndarray]:
+        """First event of each user, and the end of those strictly before a time."""
         offsets, event_times = self.user_offsets.numpy(), self.time.numpy()
         last = len(offsets) - 1
         known = users < last
@@ -95,4 +108,4 @@ class EventStore:
             before[open_] = event_times[middle[open_]] < times[open_]
             low = np.where(open_ & before, middle + 1, low)
             high = np.where(open_ & ~before, middle, high)
-        return np.maximum(first, low - max_length), low
+        return first, low

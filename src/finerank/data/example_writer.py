@@ -116,7 +116,7 @@ class ExampleWriter:
             assert rows.user is not None
             assert rows.time is not None
             window = self._stores[history.name].window(
-                rows.user[starts], rows.time[starts], history.max_length
+                rows.user[starts], rows.time[starts], history.max_length, history.max_age
             )
             request[f"start.{history.name}"], request[f"end.{history.name}"] = map(pa.array, window)
         candidate = with_prefix(

@@ -15,7 +15,7 @@ from finerank.data.encoding import (
     VectorEncoding,
 )
 from finerank.data.rows import as_id
-from finerank.data.vocabulary import Vocabulary
+from finerank.data.vocabulary import Buckets, Ids, Vocabulary
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Fitting:
         vocabularies = {space: self._vocabulary(space, names) for space, names in spaces.items()}
         return {name: self._encoding(name, recipe, vocabularies) for name in recipe.features}
 
-    def _encoding(self, name: str, recipe: Recipe, vocabularies: dict[str, Vocabulary]) -> Encoding:
+    def _encoding(self, name: str, recipe: Recipe, vocabularies: dict[str, Ids]) -> Encoding:
         feature, kind = recipe.features[name], self.tables.column_type(name)
         where = f"features.{name}"
         if feature.type == "id":
@@ -90,7 +90,7 @@ class Fitting:
             return counts.select(value=counts.entity, n=counts.n)
         return counts.join(entities, counts.entity == entities.key).select("value", "n")
 
-    def _vocabulary(self, space: str, features: list[str]) -> Vocabulary:
+    def _vocabulary(self, space: str, features: list[str]) -> Ids:
         parts = []
         for name in features:
             values = self._values(name).filter(ibis._.value.notnull())
@@ -125,10 +125,22 @@ class Fitting:
                 found=" and ".join(sorted(kinds)),
                 fix="Cast one of them under derive.",
             )
-        min_count = max(self.recipe.features[name].min_count for name in features)
+        settings = [self.recipe.features[name] for name in features]
+        buckets = {each.buckets for each in settings}
+        if len(buckets) > 1:
+            raise FinerankError(
+                f"features {', '.join(features)}",
+                expected=f"the same buckets for all features of the space {space}",
+                found=", ".join(str(each.buckets or "none") for each in settings),
+            )
+        if (count := buckets.pop()) is not None:
+            return Buckets(count)
+        min_count = max(each.min_count for each in settings)
+        sizes = [each.max_size for each in settings if each.max_size is not None]
         joined = parts[0] if len(parts) == 1 else ibis.union(*parts)
         counts = joined.group_by("value").agg(n=ibis._.n.sum()).filter(ibis._.n >= min_count)
-        ordered = counts.order_by(ibis.desc("n"), "value").select("value").to_pyarrow()
+        ordered = counts.order_by(ibis.desc("n"), "value").select("value")
+        ordered = ordered.limit(min(sizes) if sizes else None).to_pyarrow()
         return Vocabulary(ordered["value"].combine_chunks())
 
     def _number(self, name: str) -> NumberEncoding:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from finerank.data.batch import Batch
     from finerank.data.examples import Examples
@@ -22,12 +22,24 @@ class Loader:
         batch_size: candidates; a request is never divided, so a batch ends with the request that
             reaches this size.
         shuffle: whether to draw the requests in random order.
+        then: what is done to each batch.
     """
 
     def __init__(
-        self, examples: Examples, *, batch_size: int, shuffle: bool = False, seed: int = 0
+        self,
+        examples: Examples,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        then: Callable[[Batch], Batch] | None = None,
     ) -> None:
-        self.examples, self.batch_size, self.shuffle = examples, batch_size, shuffle
+        self.examples, self.batch_size, self.shuffle, self.then = (
+            examples,
+            batch_size,
+            shuffle,
+            then,
+        )
         self._random = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -40,4 +52,5 @@ class Loader:
         batch_of_request = (sizes.cumsum(0) - sizes) // self.batch_size
         _, requests_per_batch = batch_of_request.unique_consecutive(return_counts=True)
         for requests in order.split(requests_per_batch.tolist()):
-            yield self.examples.batch(requests)
+            batch = self.examples.batch(requests)
+            yield batch if self.then is None else self.then(batch)

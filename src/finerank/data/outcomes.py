@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import ibis
 
+from finerank.data.durations import as_duration
 from finerank.data.splits import TEST, TRAIN, VALID
 from finerank.errors import FinerankError
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from ibis.expr import types
 
     from finerank.recipe import Recipe
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def with_outcomes(rows: types.Table, recipe: Recipe) -> types.Table:
@@ -46,7 +45,7 @@ def with_outcomes(rows: types.Table, recipe: Recipe) -> types.Table:
     labels: dict[str, ibis.Value] = {}
     for name, task in tasks.items():
         assert task.within is not None
-        end = rows.moment + _horizon(task.within, rows, f"tasks.{name}.within")
+        end = rows.moment + _duration(task.within, rows, f"tasks.{name}.within")
         next_one = (rows.event == task.event).ifelse(rows.moment, None).min().over(later)
         known = is_last.ifelse(end <= cut, end < cut)
         followed = (next_one <= end).fill_null(False)  # noqa: FBT003  (the value for null)
@@ -96,21 +95,8 @@ def _asked(rows: types.Table, value: ibis.Value) -> ibis.Value:
     return ibis.memtable(rows.agg(value=value).to_pyarrow()).value.as_scalar()
 
 
-def _horizon(within: float | str, rows: types.Table, where: str) -> ibis.Value:
-    """A horizon as what is added to a moment."""
-    if rows.moment.type().is_numeric():
-        if isinstance(within, str):
-            raise FinerankError(
-                where,
-                expected="a number, in the unit of log.time, whose values are numbers",
-                found=repr(within),
-                fix="Such as 3600 where the times are seconds.",
-            )
-        return ibis.literal(int(within) if float(within).is_integer() else within)
-    if not isinstance(within, str):
-        raise FinerankError(
-            where,
-            expected="a horizon such as 30m, 12h or 7d, as log.time holds dates or times",
-            found=str(within),
-        )
-    return ibis.interval(seconds=int(within[:-1]) * _SECONDS[within[-1]])
+def _duration(written: float | str, rows: types.Table, where: str) -> ibis.Value:
+    """A duration as what is added to a moment."""
+    numbers = rows.moment.type().is_numeric()
+    duration = as_duration(written, numbers=numbers, where=where)
+    return ibis.literal(duration) if numbers else ibis.interval(microseconds=int(duration))

@@ -98,18 +98,28 @@ class Past:
             users: raw user ids ``(R,)``.
             times: of the requests ``(R,)``; None for now.
             rows: how many requests.
+
+        Raises:
+            FinerankError: no times, but a history whose steps may have an age only.
         """
         windows = {}
         for history in schema.histories:
             assert users is not None
             store = self.stores[history.name]
+            max_age = history.max_age if self.has_time else None
+            if max_age is not None and times is None:
+                raise FinerankError(
+                    "time",
+                    expected=f"the time of the request, as histories.{history.name} has max_age",
+                    found="none",
+                )
             if times is None or not self.has_time:
                 kind = store.time.numpy().dtype
                 last = np.inf if kind.kind == "f" else np.iinfo(kind).max
                 ends = np.full(rows, last, dtype=kind)
             else:
                 ends = times
-            bounds = store.window(self.keys.encode(users), ends, history.max_length)
+            bounds = store.window(self.keys.encode(users), ends, history.max_length, max_age)
             windows[history.name] = (torch.from_numpy(bounds[0]), torch.from_numpy(bounds[1]))
         return windows
 

@@ -14,6 +14,7 @@ import duckdb
 import ibis
 import pyarrow as pa
 
+from finerank.data.durations import as_duration
 from finerank.data.encoding import save_encodings
 from finerank.data.entities import Entities
 from finerank.data.example_writer import ExampleWriter
@@ -293,13 +294,22 @@ class _Preparation:
             )
             for name, settings in recipe.features.items()
         )
-        histories = tuple(
-            History(name, tuple(settings.features), settings.max_length)
-            for name, settings in recipe.histories.items()
-        )
         time = None
         if "time" in rows.columns:
             time = "number" if rows.time.type().is_numeric() else "moment"
+        histories = tuple(
+            History(
+                name,
+                tuple(settings.features),
+                settings.max_length,
+                None
+                if settings.max_age is None
+                else as_duration(
+                    settings.max_age, numbers=time == "number", where=f"histories.{name}.max_age"
+                ),
+            )
+            for name, settings in recipe.histories.items()
+        )
         return Schema(features, histories, tuple(recipe.tasks), time)
 
     def _save_encodings(self, encodings: dict[str, Encoding], schema: Schema) -> None:

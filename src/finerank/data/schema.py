@@ -34,11 +34,18 @@ class Feature:
 
 @dataclass(frozen=True)
 class History:
-    """A user's past events: the features of each step, and how many steps are kept."""
+    """A user's past events.
+
+    Attributes:
+        features: of each step.
+        max_length: how many steps are kept.
+        max_age: how long before the request a step may be, in the unit of prepared times.
+    """
 
     name: str
     features: tuple[str, ...]
     max_length: int
+    max_age: int | float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandas.util import hash_array
 
 from finerank.data.storage import read_batch, write_columns
 
@@ -94,3 +96,50 @@ class Vocabulary:
     def load(cls, path: Path) -> Vocabulary:
         """Read what `save` wrote."""
         return cls(read_batch(path).column("value"))
+
+
+class Buckets:
+    """Ids by hash, for a space whose values have no bound; nothing is fitted, nothing unknown.
+
+    The hash is of the value's text, the same in every process and on every machine. Two values
+    share a bucket with probability ``1 / count``.
+
+    Args:
+        count: how many buckets; ids are 1 to ``count``, and 0 for null.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        """How many rows an embedding table needs: the buckets and the unknown row."""
+        return self.count + 1
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Ids ``(rows,)`` int32 of raw values; 0 for null."""
+        texts = canonical(values).cast(pa.large_string()).dictionary_encode()
+        distinct = texts.dictionary.to_numpy(zero_copy_only=False).astype(object)
+        hashes = hash_array(distinct, categorize=False)  # (distinct,) uint64
+        ids = np.append(1 + hashes % np.uint64(self.count), UNKNOWN).astype(np.int32)
+        places = pc.fill_null(texts.indices, len(distinct)).to_numpy(zero_copy_only=False)
+        return np.asarray(ids[places])
+
+
+Ids: TypeAlias = Vocabulary | Buckets
+
+
+def save_ids(ids: Ids, folder: Path, space: str) -> None:
+    """Write an id space's vocabulary, or how many buckets it has."""
+    if isinstance(ids, Vocabulary):
+        ids.save(folder / f"{space}.arrow")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{space}.buckets.json").write_text(json.dumps({"buckets": ids.count}))
+
+
+def load_ids(folder: Path, space: str) -> Ids:
+    """Read what `save_ids` wrote."""
+    hashed = folder / f"{space}.buckets.json"
+    if hashed.exists():
+        return Buckets(json.loads(hashed.read_text())["buckets"])
+    return Vocabulary.load(folder / f"{space}.arrow")

@@ -16,6 +16,7 @@ from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, evaluate
 from finerank.models.inputs import embedding_tables
 from finerank.progress import Progress, silent
+from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
 from finerank.training.regularization import MiniBatchL2
 
@@ -81,7 +82,12 @@ class Trainer:
         l2 = None
         if settings.embedding_l2 > 0:
             l2 = MiniBatchL2(model, train, strength=settings.embedding_l2)
-        loader = Loader(train, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
+        drop = None
+        if settings.id_dropout > 0:
+            drop = IdDropout(train.schema, settings.id_dropout, seed=settings.seed)
+        loader = Loader(
+            train, batch_size=settings.batch_size, shuffle=True, seed=settings.seed, then=drop
+        )
         best_value, best_weights = float("-inf"), {}
         started = time.perf_counter()
         for epoch in range(1, settings.epochs + 1):
