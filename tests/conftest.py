@@ -115,7 +115,10 @@ class Made:
 
     @property
     def schemas(self) -> dict[str, Schema]:
-        """Schemas that differ in what they have and lack."""
+        """Schemas that differ in what they have and lack.
+
+        Each has three fields or more: two make one pair, whose share of an attention is always 1.
+        """
         one = ("click",)
         every_type = self.features(
             "user:id:user",
@@ -137,11 +140,17 @@ class Made:
         )
         return {
             "flat": Schema(self.features("context:id:c1", "item:id:c2", "item:number:i1"), (), one),
-            "items only": Schema(self.features("item:id:item", "item:number:price"), (), one),
-            "numbers only": Schema(
-                self.features("context:number:hour", "item:number:price"), (), one
+            "items only": Schema(
+                self.features("item:id:item", "item:id:category", "item:number:price"), (), one
             ),
-            "users only": Schema(self.features("user:id:user", "user:ids:groups"), (), one),
+            "numbers only": Schema(
+                self.features("context:number:hour", "item:number:price", "item:number:stock"),
+                (),
+                one,
+            ),
+            "users only": Schema(
+                self.features("user:id:user", "user:ids:groups", "user:number:age"), (), one
+            ),
             "one history": Schema(
                 self.features("user:id:user", "context:number:hour", "item:id:item"),
                 (History("clicked", ("item",), max_length=9),),

@@ -1,17 +1,7 @@
-"""What every model of the registry must keep, over schemas that differ in what they have.
-
-Shapes: ``B`` candidates, ``T`` tasks.
-"""
-
-from dataclasses import replace
-from itertools import pairwise
+"""What every model of the registry must keep, over schemas that differ in what they have."""
 
 import pytest
 import torch
-from safetensors.torch import load, save
-
-from finerank.data.batch import take
-from finerank.data.loader import Loader
 
 SCHEMAS = (
     "flat",
@@ -37,91 +27,34 @@ def examples(made, schema):
     return made.examples(schema, candidates=CANDIDATES, steps=STEPS)
 
 
-def one_candidate_each(examples):
-    """The same candidates, each in a request of its own."""
-    request = torch.arange(examples.num_requests).repeat_interleave(examples.first_candidate.diff())
-    return replace(
-        examples,
-        user=examples.user[request],
-        request={name: take(column, request) for name, column in examples.request.items()},
-        windows={h: (start[request], end[request]) for h, (start, end) in examples.windows.items()},
-        first_candidate=torch.arange(examples.num_candidates + 1),
-    )
-
-
-def candidates_reversed(examples):
-    """The same requests, the candidates of each in reverse."""
-    first = examples.first_candidate.tolist()
-    bounds = pairwise(first)
-    order = torch.cat([torch.arange(end - 1, start - 1, -1) for start, end in bounds])
-    candidate = {name: take(column, order) for name, column in examples.candidate.items()}
-    return replace(examples, candidate=candidate), order
-
-
-def test_gives_one_logit_a_candidate_and_task(name, small, made, schema, examples):
-    for dtype in (torch.float32, torch.float64):
-        logits = small(name, schema).to(dtype)(made.batch(examples))
-        assert logits.shape == (sum(CANDIDATES), len(schema.tasks))
-        assert logits.dtype == dtype
-        assert logits.isfinite().all()
+def test_gives_one_logit_a_candidate_and_task(check, name, small, schema, examples):
+    check.one_logit_a_candidate_and_task(small(name, schema), examples)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("schema_name", ["flat", "one history", "every type"])
-def test_gradients(name, small, made, schema_name, training):
+def test_gradients(check, name, small, made, schema_name, training):
     schema = made.schemas[schema_name]
-    batch = made.batch(made.examples(schema, candidates=(3, 1, 2), steps=(2, 0, 3)))
-    model = small(name, schema).double().train(training)
-    assert torch.autograd.gradcheck(
-        lambda *_: model(batch), tuple(model.parameters()), fast_mode=True
-    )
+    examples = made.examples(schema, candidates=(3, 1, 2), steps=(2, 0, 3))
+    check.gradients(small(name, schema).train(training), examples)
 
 
-def test_every_parameter_gets_a_gradient(name, small, made, schema, examples):
-    model = small(name, schema).double()
-    weights = torch.randn(sum(CANDIDATES), len(schema.tasks), dtype=torch.float64)
-    (model(made.batch(examples)) * weights).sum().backward()
-    for key, parameter in model.named_parameters():
-        if parameter.numel() == 0:  # a head above nothing
-            continue
-        assert parameter.grad is not None, key
-        assert parameter.grad.abs().max() > 1e-6, key
+def test_every_parameter_gets_a_gradient(check, name, small, schema, examples):
+    check.every_parameter_gets_a_gradient(lambda: small(name, schema), examples)
 
 
 @pytest.mark.parametrize(
     ("candidates", "steps"), [([1], [0]), ([1], [1]), ([1], [4]), (CANDIDATES, [0] * 5)]
 )
-def test_takes_one_candidate_and_no_history(name, small, made, schema, candidates, steps):
-    batch = made.batch(made.examples(schema, candidates=candidates, steps=steps))
+def test_takes_one_candidate_and_no_history(check, name, small, made, schema, candidates, steps):
+    examples = made.examples(schema, candidates=candidates, steps=steps)
+    check.all_is_finite(small(name, schema), examples)
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_a_score_does_not_depend_on_the_batch(check, name, small, schema, examples, dtype, share):
     model = small(name, schema)
-    for training in (True, False):
-        logits = model.train(training)(batch)
-        assert logits.shape == (sum(candidates), len(schema.tasks))
-        logits.sum().backward()
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        assert all(each.isfinite().all() for each in (logits, *gradients, *model.buffers()))
-
-
-@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-def test_a_score_does_not_depend_on_the_batch(name, small, made, schema, examples, dtype, share):
-    """Alone or in any batch, in any order, in a request of many candidates or of one."""
-    model = small(name, schema).to(dtype).eval()
-    expected = model(made.batch(examples))
-    atol = share * max(1.0, expected.abs().max().item())
-
-    def check(logits):
-        torch.testing.assert_close(logits, expected, rtol=0, atol=atol)
-
-    single = one_candidate_each(examples)
-    check(model(made.batch(single)))
-    check(torch.cat([model(batch) for batch in Loader(single, batch_size=1)]))
-    check(torch.cat([model(batch) for batch in Loader(examples, batch_size=4)]))
-    backwards, order = candidates_reversed(examples)
-    check(model(made.batch(backwards))[order])
-    shuffled = torch.tensor([3, 0, 4, 2, 1])
-    starts = examples.first_candidate
-    places = torch.cat([torch.arange(starts[r], starts[r + 1]) for r in shuffled])
-    check(model(examples.batch(shuffled))[places.argsort()])
+    check.a_score_does_not_depend_on_the_batch(model, examples, dtype=dtype, share=share)
 
 
 def test_a_candidate_sees_only_the_history_of_its_request(name, small, made):
@@ -142,17 +75,14 @@ def test_a_missing_number_is_not_a_zero(name, small, made):
     schema = made.schemas["items only"]
     examples = made.examples(schema, candidates=[2], steps=[0])
     examples.candidate["item"][:] = 3
+    examples.candidate["category"][:] = 2
     examples.candidate["price"][:] = torch.tensor([0.0, torch.nan])
     logits = small(name, schema).eval()(made.batch(examples))
     assert (logits[0] - logits[1]).abs().item() > 1e-5
 
 
-def test_weights_survive_a_file(name, small, made, schema, examples):
-    model, batch = small(name, schema).eval(), made.batch(examples)
-    other = small(name, schema).eval()
-    assert not torch.equal(other(batch), model(batch))
-    other.load_state_dict(load(save(model.state_dict())))
-    assert torch.equal(other(batch), model(batch))
+def test_weights_survive_a_file(check, name, small, schema, examples):
+    check.weights_survive_a_file(lambda: small(name, schema), examples)
 
 
 def test_the_same_seed_starts_from_the_same_weights(name, small, made):
