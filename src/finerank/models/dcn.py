@@ -1,12 +1,12 @@
 """DCN: a cross network beside a deep network, on the same input."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from finerank.data.schema import Schema
 from finerank.models.heads import HeadOption, as_head
 from finerank.models.inputs import Inputs
 from finerank.models.interactions import CrossAndDeep
+from finerank.models.options import Share, Size, Units
 from finerank.models.poolings import PoolingOption, build_poolings
 from finerank.models.ranking_model import RankingModel
 from finerank.nn.activations import ActivationName
@@ -26,15 +26,15 @@ class DCN(RankingModel):
         self,
         schema: Schema,
         *,
-        embedding_dim: int = 16,
+        embedding_dim: Size = 16,
         cross: Literal["vector", "matrix", "low_rank"] = "vector",
-        num_cross_layers: int = 3,
-        rank: int = 32,
+        num_cross_layers: Size = 3,
+        rank: Size = 32,
         order: Literal["parallel", "stacked"] = "parallel",
-        hidden_units: Sequence[int] = (128, 64),
+        hidden_units: Units = (128, 64),
         activation: ActivationName = "relu",
         normalization: NormalizationName | None = None,
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         pooling: PoolingOption = "mean",
         head: HeadOption = "linear",
     ) -> None:

@@ -1,11 +1,10 @@
 """DeepFM: a factorization machine beside an MLP, on the same embeddings."""
 
-from collections.abc import Sequence
-
 from finerank.data.schema import Schema
 from finerank.models.heads import HeadOption, as_head
 from finerank.models.inputs import Inputs
 from finerank.models.interactions import Deep
+from finerank.models.options import Share, Size, Units
 from finerank.models.poolings import PoolingOption, build_poolings
 from finerank.models.ranking_model import RankingModel
 from finerank.models.shortcuts import FirstOrder, SecondOrder
@@ -24,11 +23,11 @@ class DeepFM(RankingModel):
         self,
         schema: Schema,
         *,
-        embedding_dim: int = 16,
-        hidden_units: Sequence[int] = (128, 64),
+        embedding_dim: Size = 16,
+        hidden_units: Units = (128, 64),
         activation: ActivationName = "relu",
         normalization: NormalizationName | None = None,
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         pooling: PoolingOption = "mean",
         head: HeadOption = "linear",
     ) -> None:

@@ -1,10 +1,9 @@
 """DIN: the user's history seen from each candidate, then an MLP."""
 
-from collections.abc import Sequence
-
 from finerank.data.schema import Schema
 from finerank.models.dnn import DNN
 from finerank.models.heads import HeadOption
+from finerank.models.options import Share, Size, SomeUnits, Units
 from finerank.models.poolings import Attention
 from finerank.nn.activations import ActivationName
 from finerank.nn.mlp import NormalizationName
@@ -24,12 +23,12 @@ class DIN(DNN):
         self,
         schema: Schema,
         *,
-        embedding_dim: int = 16,
-        hidden_units: Sequence[int] = (128, 64),
+        embedding_dim: Size = 16,
+        hidden_units: Units = (128, 64),
         activation: ActivationName = "dice",
         normalization: NormalizationName | None = None,
-        dropout: float = 0.0,
-        attention_hidden_units: Sequence[int] = (80, 40),
+        dropout: Share = 0.0,
+        attention_hidden_units: SomeUnits = (80, 40),
         attention_activation: ActivationName = "dice",
         attention_softmax: bool = False,
         head: HeadOption = "linear",

@@ -4,6 +4,7 @@ from finerank.data.schema import Schema
 from finerank.models.heads import Linear
 from finerank.models.inputs import Inputs
 from finerank.models.interactions import Nothing
+from finerank.models.options import Size
 from finerank.models.poolings import PoolingOption, build_poolings
 from finerank.models.ranking_model import RankingModel
 from finerank.models.shortcuts import FirstOrder, SecondOrder
@@ -17,7 +18,7 @@ class FM(RankingModel):
     """
 
     def __init__(
-        self, schema: Schema, *, embedding_dim: int = 16, pooling: PoolingOption = "mean"
+        self, schema: Schema, *, embedding_dim: Size = 16, pooling: PoolingOption = "mean"
     ) -> None:
         """Build the model.
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from finerank.models.options import Share, Size, SomeUnits, Units, with_kind
 from finerank.nn.activations import ActivationName
 from finerank.nn.heads import LinearHead, MixtureHead, ProgressiveHead, SharedBottomHead
 
@@ -28,9 +29,9 @@ class Linear:
 class _WithTowers:
     """What heads with one tower a task have in common."""
 
-    tower_units: tuple[int, ...] = (32,)
+    tower_units: Units = (32,)
     activation: ActivationName = "relu"
-    dropout: float = 0.0
+    dropout: Share = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class SharedBottomTowers(_WithTowers):
     """One MLP that all tasks share, then a tower a task."""
 
     kind: Literal["shared_bottom"] = "shared_bottom"
-    bottom_units: tuple[int, ...] = (128, 64)
+    bottom_units: Units = (128, 64)
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def build(self, input_dim: int, request_dim: int, num_tasks: int) -> HeadBlock:  # noqa: ARG002
@@ -62,8 +63,8 @@ class Mixture(_WithTowers):
     """
 
     kind: Literal["mmoe", "one_gate"] = "mmoe"
-    num_experts: int = 8
-    expert_units: tuple[int, ...] = (64,)
+    num_experts: Size = 8
+    expert_units: SomeUnits = (64,)
     gates_read: Literal["all", "request"] = "all"
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -87,10 +88,10 @@ class Progressive(_WithTowers):
     """Experts of each task beside shared ones, level on level, then towers."""
 
     kind: Literal["ple"] = "ple"
-    num_levels: int = 2
-    task_experts: int = 2
-    shared_experts: int = 2
-    expert_units: tuple[int, ...] = (64,)
+    num_levels: Size = 2
+    task_experts: Size = 2
+    shared_experts: Size = 2
+    expert_units: SomeUnits = (64,)
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def build(self, input_dim: int, request_dim: int, num_tasks: int) -> HeadBlock:  # noqa: ARG002
@@ -111,12 +112,8 @@ class Progressive(_WithTowers):
 Head: TypeAlias = Linear | SharedBottomTowers | Mixture | Progressive
 
 
-def _long(option: object) -> object:
-    return {"kind": option} if isinstance(option, str) else option
-
-
 HeadOption: TypeAlias = Annotated[
-    Annotated[Head, Field(discriminator="kind")] | HeadName, BeforeValidator(_long)
+    Annotated[Head, Field(discriminator="kind")] | HeadName, BeforeValidator(with_kind)
 ]
 
 

@@ -1,12 +1,12 @@
 """MMoE: experts that all tasks share, mixed by one gate a task."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from finerank.data.schema import Schema
 from finerank.models.heads import Mixture
 from finerank.models.inputs import Inputs
 from finerank.models.interactions import Concatenation
+from finerank.models.options import Share, Size, SomeUnits, Units
 from finerank.models.poolings import PoolingOption, build_poolings
 from finerank.models.ranking_model import RankingModel
 from finerank.nn.activations import ActivationName
@@ -26,13 +26,13 @@ class MMoE(RankingModel):
         self,
         schema: Schema,
         *,
-        embedding_dim: int = 16,
-        num_experts: int = 8,
-        expert_units: Sequence[int] = (64,),
+        embedding_dim: Size = 16,
+        num_experts: Size = 8,
+        expert_units: SomeUnits = (64,),
         gates_read: Literal["all", "request"] = "all",
-        tower_units: Sequence[int] = (32,),
+        tower_units: Units = (32,),
         activation: ActivationName = "relu",
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         pooling: PoolingOption = "mean",
     ) -> None:
         """Build the model.

@@ -1,11 +1,10 @@
 """PLE: experts of each task beside shared ones, level on level."""
 
-from collections.abc import Sequence
-
 from finerank.data.schema import Schema
 from finerank.models.heads import Progressive
 from finerank.models.inputs import Inputs
 from finerank.models.interactions import Concatenation
+from finerank.models.options import Share, Size, SomeUnits, Units
 from finerank.models.poolings import PoolingOption, build_poolings
 from finerank.models.ranking_model import RankingModel
 from finerank.nn.activations import ActivationName
@@ -22,14 +21,14 @@ class PLE(RankingModel):
         self,
         schema: Schema,
         *,
-        embedding_dim: int = 16,
-        num_levels: int = 2,
-        task_experts: int = 2,
-        shared_experts: int = 2,
-        expert_units: Sequence[int] = (64,),
-        tower_units: Sequence[int] = (32,),
+        embedding_dim: Size = 16,
+        num_levels: Size = 2,
+        task_experts: Size = 2,
+        shared_experts: Size = 2,
+        expert_units: SomeUnits = (64,),
+        tower_units: Units = (32,),
         activation: ActivationName = "relu",
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         pooling: PoolingOption = "mean",
     ) -> None:
         """Build the model.

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from finerank.data.schema import Schema
 from finerank.models.inputs import Inputs
+from finerank.models.options import SomeUnits, with_kind
 from finerank.nn.activations import ActivationName
 from finerank.nn.pooling import MeanPooling, SumPooling
 from finerank.nn.target_attention import TargetAttention
@@ -52,7 +53,7 @@ class Attention:
     """
 
     kind: Literal["target_attention"] = "target_attention"
-    hidden_units: tuple[int, ...] = (80, 40)
+    hidden_units: SomeUnits = (80, 40)
     activation: ActivationName = "dice"
     softmax: bool = False
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -74,12 +75,8 @@ Pooling: TypeAlias = Mean | Sum | Attention
 def _by_history(option: object) -> object:
     """One pooling for all, or one a history, in the long form of either."""
     if isinstance(option, Mapping) and "kind" not in option:
-        return {name: _long(each) for name, each in option.items()}
-    return {OTHERS: _long(option)}
-
-
-def _long(option: object) -> object:
-    return {"kind": option} if isinstance(option, str) else option
+        return {name: with_kind(each) for name, each in option.items()}
+    return {OTHERS: with_kind(option)}
 
 
 PoolingOption: TypeAlias = Annotated[

@@ -1,11 +1,10 @@
 """Shared-Bottom: one MLP that all tasks share, then a tower a task."""
 
-from collections.abc import Sequence
-
 from finerank.data.schema import Schema
 from finerank.models.heads import SharedBottomTowers
 from finerank.models.inputs import Inputs
 from finerank.models.interactions import Concatenation
+from finerank.models.options import Share, Size, Units
 from finerank.models.poolings import PoolingOption, build_poolings
 from finerank.models.ranking_model import RankingModel
 from finerank.nn.activations import ActivationName
@@ -23,11 +22,11 @@ class SharedBottom(RankingModel):
         self,
         schema: Schema,
         *,
-        embedding_dim: int = 16,
-        bottom_units: Sequence[int] = (128, 64),
-        tower_units: Sequence[int] = (32,),
+        embedding_dim: Size = 16,
+        bottom_units: Units = (128, 64),
+        tower_units: Units = (32,),
         activation: ActivationName = "relu",
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         pooling: PoolingOption = "mean",
     ) -> None:
         """Build the model.

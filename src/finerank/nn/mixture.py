@@ -47,7 +47,7 @@ class Experts(nn.Module):
         """
         super().__init__()
         if not hidden_units:
-            raise ValueError("expected at least one hidden layer in the experts, got none")
+            raise ValueError("expected at least one hidden layer in the experts, found none")
         self.mlps = StackedMLP(
             num_experts, input_dim, hidden_units, activation=activation, dropout=dropout
         )

@@ -73,9 +73,9 @@ class TargetAttention(nn.Module):
         super().__init__()
         step_dim = dim if step_dim is None else step_dim
         if step_dim < dim:
-            raise ValueError(f"expected step_dim of at least dim ({dim}), got {step_dim}")
+            raise ValueError(f"expected step_dim of at least dim ({dim}), found {step_dim}")
         if not hidden_units:
-            raise ValueError("expected at least one hidden layer in the attention, got none")
+            raise ValueError("expected at least one hidden layer in the attention, found none")
         self.dim = dim
         self.output_dim = step_dim
         self.softmax = softmax
