@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finerank.data.dataset import Dataset
     from finerank.models.ranking_model import RankingModel
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "bundle.json"
 _FOLDERS = ("encodings", "users", "items")
 

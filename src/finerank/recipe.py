@@ -76,6 +76,8 @@ class Recipe(Settings):
         if (self.log.path is None) != (self.split.by == "files"):
             found = "neither" if self.log.path is None else "both"
             raise WrongSetting(expected="either log.path or split.by: files", found=found)
+        sampled = self.negatives is not None and self.negatives.sampled
+        exclude = self.negatives.exclude if self.negatives is not None else None
         for column, part in (
             ("user", "users" if self.users else None),
             ("item", "items" if self.items else None),
@@ -83,14 +85,9 @@ class Recipe(Settings):
             ("user", "split.by: last" if self.split.by == "last" else None),
             ("user", "histories" if self.histories else None),
             ("time", "histories" if self.histories else None),
-            ("user", "negatives" if self.negatives else None),
-            ("item", "negatives" if self.negatives else None),
-            (
-                "time",
-                "negatives.exclude: before"
-                if self.negatives and self.negatives.exclude == "before"
-                else None,
-            ),
+            ("user", "sampled negatives" if sampled else None),
+            ("item", "sampled negatives" if sampled else None),
+            ("time", "negatives.exclude: before" if sampled and exclude == "before" else None),
         ):
             if part is not None and getattr(self.log, column) is None:
                 raise WrongSetting(

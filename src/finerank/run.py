@@ -121,6 +121,8 @@ def train(
         reset_peak()
         torch.manual_seed(recipe.training.seed)
         network = build(dataset.schema, recipe.model)
+        kept = dataset.manifest["report"]["negatives_kept"]
+        network.correct_for_negatives([kept[task] for task in dataset.schema.tasks])
         trainer = Trainer(
             recipe.training,
             task_weights={name: task.weight for name, task in recipe.tasks.items()},

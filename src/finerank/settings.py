@@ -194,14 +194,22 @@ class TaskSettings(Settings):
 
 
 class NegativeSettings(Settings):
-    """Negatives that are sampled: items beside each positive that its user never met.
+    """Negatives: which of those that the log has are kept, and which are sampled beside them.
 
-    A positive is an example with a label of 1. The pool are the items of the training rows.
+    Sampled are items beside each positive that its user never met. A positive is an example with a
+    label of 1. The pool are the items of the training rows.
     """
 
-    per_positive: int = Field(ge=1, description="sampled for each positive of the training set")
+    keep: Fraction | None = Field(
+        default=None,
+        description="share of the training rows whose labels are all 0 that is trained on; "
+        "probabilities are corrected for it",
+    )
+    per_positive: int = Field(
+        default=0, ge=0, description="sampled for each positive of the training set"
+    )
     evaluation: int | None = Field(
-        default=None, ge=1, description="for each of the other two; as per_positive if left out"
+        default=None, ge=0, description="for each of the other two; as per_positive if left out"
     )
     by: Literal["uniform", "popularity"] = Field(
         default="popularity", description="popularity: the positives of an item in training"
@@ -220,6 +228,11 @@ class NegativeSettings(Settings):
         "met later can be a negative, as it was when nobody knew)",
     )
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether any are sampled."""
+        return self.per_positive > 0 or bool(self.evaluation)
 
 
 class TimeSplit(Settings):

@@ -95,7 +95,11 @@ def test_the_same_seed_starts_from_the_same_weights(name, small, made):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-EMBEDDINGS = {"inputs.tables.of_user": (5, 2), "inputs.tables.of_item": (5, 2)}
+EMBEDDINGS = {
+    "log_odds_shift": (1,),
+    "inputs.tables.of_user": (5, 2),
+    "inputs.tables.of_item": (5, 2),
+}
 MLP = {  # user 2, hour 2, history 2, item 2
     "interaction.mlp.linears.0.weight": (4, 8),
     "interaction.mlp.linears.0.bias": (4,),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from finerank.recipe import Recipe
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 
 

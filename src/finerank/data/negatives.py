@@ -1,4 +1,4 @@
-"""Sampled negatives: beside each positive, items of the pool that its user never met."""
+"""Negatives: those of the log thinned out, and items sampled beside each positive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from finerank.data.batch import Jagged
 from finerank.data.sampling import Met, NegativeSampler
-from finerank.data.splits import TRAIN
+from finerank.data.splits import NO_EXAMPLE, TRAIN, drawn
 from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS
 
@@ -86,6 +86,44 @@ class Negatives:
         return taken, labels, places
 
 
+def thinned(rows: ibis.Table, recipe: Recipe) -> tuple[ibis.Table, int, dict[str, float]]:
+    """The rows with a share of the training negatives only: the others are examples no more.
+
+    A negative here is a training row all of whose known labels are 0.
+
+    Returns:
+        The rows, how many were left out, and for each task the share of its labels of 0 that
+        training keeps. A row whose other label is 1 stays, so these are at least ``keep``.
+
+    Raises:
+        FinerankError: nothing is left of a task's labels of 0.
+    """
+    settings = recipe.negatives
+    assert settings is not None
+    assert settings.keep is not None
+    labels = {task: rows[f"label.{task}"] for task in recipe.tasks}
+    train = rows.split == TRAIN
+    positive = ibis.or_(*(label.fill_null(0) == 1 for label in labels.values()))
+    kept = positive | drawn(rows, settings.keep, f"keep {settings.seed}")
+    counts = {"left_out": (train & ~kept).sum()}
+    for task, label in labels.items():
+        counts[f"all.{task}"] = (train & (label == 0)).sum()
+        counts[f"kept.{task}"] = (train & (label == 0) & kept).sum()
+    found = rows.agg(**counts).to_pyarrow().to_pylist()[0]
+    shares = {}
+    for task in labels:
+        some, all_ = found[f"kept.{task}"] or 0, found[f"all.{task}"] or 0
+        if some == 0 and all_ > 0:
+            raise FinerankError(
+                "negatives.keep",
+                expected=f"a share that leaves labels of 0 for {task}",
+                found=f"{settings.keep} of {all_} rows",
+            )
+        shares[task] = some / all_ if all_ else 1.0
+    split = (train & ~kept).ifelse(NO_EXAMPLE, rows.split).cast("int8")
+    return rows.mutate(split=split), int(found["left_out"] or 0), shares
+
+
 def fit_negatives(
     rows: ibis.Table,
     recipe: Recipe,
@@ -122,7 +160,7 @@ def fit_negatives(
         raise FinerankError(
             "negatives", expected="positives in the training set", found="labels of 0 only"
         )
-    evaluation = settings.evaluation or settings.per_positive
+    evaluation = settings.per_positive if settings.evaluation is None else settings.evaluation
     return Negatives(
         NegativeSampler(
             weights,

@@ -26,7 +26,7 @@ from finerank.data.manifest import (
     identity_of,
     read_manifest,
 )
-from finerank.data.negatives import fit_negatives
+from finerank.data.negatives import fit_negatives, thinned
 from finerank.data.outcomes import check_events, with_outcomes
 from finerank.data.rows import RowEncoder, as_id, select_rows
 from finerank.data.schema import Feature, History, Schema
@@ -133,6 +133,7 @@ class _Preparation:
     def __init__(self, recipe: Recipe, engine: Any, folder: Path, progress: Progress) -> None:  # noqa: ANN401
         self.recipe, self.engine, self.folder, self.progress = recipe, engine, folder, progress
         self.tables = RawTables(recipe, engine)
+        self.kept = dict.fromkeys(recipe.tasks, 1.0)  # of each task's labels of 0 in training
         self.log_features = [n for n in recipe.features if self.tables.home_of(n) == "log"]
 
     def run(self) -> dict[str, Any]:
@@ -161,7 +162,7 @@ class _Preparation:
         )
         total = sum(sizes.values())
         negatives = None
-        if self.recipe.negatives is not None:
+        if self.recipe.negatives is not None and self.recipe.negatives.sampled:
             with self.progress("counting items to sample from", None):
                 negatives = fit_negatives(rows, self.recipe, schema, encoder, entities)
         with contextlib.closing(
@@ -180,6 +181,7 @@ class _Preparation:
             "unknown_rate": writer.unknown_rates(),
             "label_rate": writer.label_rates(),
         }
+        report["negatives_kept"] = self.kept
         if negatives is not None:
             report["negatives"] = negatives.drawn
             report["negatives_lacking"] = negatives.lacking
@@ -240,6 +242,9 @@ class _Preparation:
         if by_events:
             rows, unknown = self._with_outcomes(rows)
             dropped |= {"outcome not known yet": unknown} if unknown else {}
+        if self.recipe.negatives is not None and self.recipe.negatives.keep is not None:
+            rows, left_out, self.kept = thinned(rows, self.recipe)
+            dropped |= {"negative not kept": left_out} if left_out else {}
         return rows, dropped
 
     def _unlabelled(self, rows: ibis.Table) -> ibis.Value:

@@ -47,17 +47,20 @@ def _cases(test: ibis.Value, valid: ibis.Value) -> ibis.Value:
 
 
 def _random(rows: types.Table, split: RandomSplit) -> ibis.Value:
-    """By the hash of a row's content, so that equal rows are never on two sides."""
-    texts = [rows[name].cast("string").fill_null("") for name in rows.columns]
-    digest = ibis.literal(f"{split.seed}|")
-    for text in texts:
-        digest = digest + text + "|"
-    digest = digest.hexdigest("md5")
-    return _cases(digest < _hex(split.test), digest < _hex(split.test + split.valid))
+    test = drawn(rows, split.test, str(split.seed))
+    return _cases(test, drawn(rows, split.test + split.valid, str(split.seed)))
 
 
-def _hex(share: float) -> str:
-    return f"{round(share * 16**_HEX_DIGITS):0{_HEX_DIGITS}x}"
+def drawn(rows: types.Table, share: float, seed: str) -> ibis.Value:
+    """Whether a row is among a share of all, by the hash of its content: equal rows are together.
+
+    The rows of a smaller share are among those of a larger one of the same seed.
+    """
+    digest = ibis.literal(f"{seed}|")
+    for name in rows.columns:
+        digest = digest + rows[name].cast("string").fill_null("") + "|"
+    most = f"{round(share * 16**_HEX_DIGITS):0{_HEX_DIGITS}x}"
+    return digest.hexdigest("md5") < most
 
 
 def _time_bounds(rows: types.Table, split: TimeSplit) -> tuple[ibis.Value, ibis.Value]:

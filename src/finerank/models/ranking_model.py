@@ -30,6 +30,10 @@ class RankingModel(nn.Module):
         head: one logit a task, from the interaction's output.
         shortcuts: terms ``(B, 1)`` that are added to every task's logit.
 
+    Attributes:
+        log_odds_shift: added to each task's logit in evaluation ``(T,)``: what corrects for
+            negatives that training left out, 0 where none were.
+
     Shape:
         - output: logits ``(B, T)``.
     """
@@ -56,6 +60,24 @@ class RankingModel(nn.Module):
         num_tasks = len(inputs.schema.tasks)
         self.head: HeadBlock = head.build(self.interaction.output_dim, self.request_dim, num_tasks)
         self.shortcuts = nn.ModuleList(shortcuts)
+        self.log_odds_shift: Tensor
+        self.register_buffer("log_odds_shift", torch.zeros(num_tasks))
+
+    def correct_for_negatives(self, kept: Sequence[float]) -> None:
+        r"""Let evaluation give probabilities of the log, not of the thinned training set.
+
+        Where a share :math:`r` of the negatives was trained on, the odds that training sees are
+        :math:`1 / r` times too high, so that :math:`\ln r` is added to the logit.
+
+        Args:
+            kept: for each task the share of its negatives that training has, above 0.
+
+        Source:
+            King and Zeng, Logistic Regression in Rare Events Data, Political Analysis 2001, eq.
+            (7), for a known share; He et al., Practical Lessons from Predicting Clicks on Ads at
+            Facebook, ADKDD 2014, section 6.3.
+        """
+        self.log_odds_shift.copy_(torch.tensor(kept).log())
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits ``(B, T)``."""
@@ -63,7 +85,7 @@ class RankingModel(nn.Module):
         logits: Tensor = self.head(x, request, batch.request_of_candidate)  # (B, T)
         for shortcut in self.shortcuts:
             logits = logits + shortcut(batch, request, candidate)
-        return logits
+        return logits if self.training else logits + self.log_odds_shift
 
     def interact(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `embed_and_pool` does, and the interaction of both ``(B, W)``."""
