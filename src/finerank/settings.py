@@ -63,23 +63,35 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TableSettings(Settings):
-    """A file, a folder or a glob pattern of files; relative paths start at the recipe."""
+class FileSettings(Settings):
+    """Files of a table, all of one kind; and what is derived from its columns."""
 
-    path: str = Field(description="Parquet, CSV or Arrow file, folder of them, or glob pattern")
+    columns: list[Name] | None = Field(
+        default=None, min_length=1, description="of text files without a header row: the names"
+    )
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="of text files: what stands between the columns; guessed where left out",
+    )
     derive: dict[Name, str] = Field(
         default_factory=dict, description="further columns: name -> SQL expression over the columns"
     )
 
 
-class LogSettings(Settings):
+class TableSettings(FileSettings):
+    """A file, a folder or a glob pattern of files; relative paths start at the recipe."""
+
+    path: str = Field(
+        description="Parquet, Arrow, CSV or JSON lines file, folder of them, or glob pattern"
+    )
+
+
+class LogSettings(FileSettings):
     """The event log: who, what, when."""
 
     path: str | None = Field(
         default=None, description="as in users and items; left out where the split names files"
-    )
-    derive: dict[Name, str] = Field(
-        default_factory=dict, description="further columns: name -> SQL expression over the columns"
     )
     user: str | None = Field(default=None, description="column that holds the user's id")
     item: str | None = Field(default=None, description="column that holds the item's id")

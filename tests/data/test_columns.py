@@ -1,6 +1,8 @@
 """Every kind of column, from every kind of file, through a whole preparation."""
 
 import datetime
+import gzip
+import json
 import math
 
 import pyarrow as pa
@@ -365,12 +367,15 @@ def halves(table):
     return table.slice(0, 2), table.slice(2)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "arrow", "folder", "pattern", "files"])
+@pytest.mark.parametrize(
+    "kind", ["parquet", "csv", "arrow", "dat", "jsonl.gz", "folder", "pattern", "files"]
+)
 def test_kinds_of_files(workshop, read, kind):
     table = log(c=["x", "", "y", "x", "z"])
     folder = workshop.folder / "it's a [folder]"
     folder.mkdir()
     settings = with_features(c={"side": "context", "type": "id"})
+    settings["log"] = dict(settings["log"])
     first, rest = halves(table)
     path = folder / f"log.{kind}"
     if kind == "parquet":
@@ -379,6 +384,13 @@ def test_kinds_of_files(workshop, read, kind):
         pa.csv.write_csv(table, path)
     elif kind == "arrow":
         pa.feather.write_feather(table, path, compression="uncompressed")
+    elif kind == "dat":  # as MovieLens has them: no header, two characters between columns
+        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        path.write_text("".join("::".join(map(str, row)) + "\n" for row in rows))
+        settings["log"] |= {"columns": table.column_names, "separator": "::"}
+    elif kind == "jsonl.gz":
+        with gzip.open(path, "wt") as lines:
+            lines.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
     elif kind == "folder":
         path.mkdir()
         pa.csv.write_csv(first, path / "a.csv")

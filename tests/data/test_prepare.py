@@ -396,11 +396,31 @@ def test_broken_files(make, tmp_path, kind, message):
 
 def test_files_that_are_no_tables_or_of_several_kinds(make, tmp_path):
     recipe = make()
-    for name, found in (("a.json", ".json"), ("*.[cj]s*", ".csv, .json")):
-        (tmp_path / "a.json").touch()
-        (tmp_path / "b.csv").write_text("x\n1\n")
-        with pytest.raises(FinerankError, match=f"Arrow files of one kind, found {found}"):
+    (tmp_path / "a.xls").touch()
+    (tmp_path / "b.csv").write_text("x\n1\n")
+    (tmp_path / "b.parquet.gz").touch()
+    for name, found in (("a.xls", ".xls"), ("*.[cx]*", ".csv, .xls"), ("b.parquet.gz", ".gz")):
+        with pytest.raises(FinerankError, match=f"all files of one kind, found {found}"):
             prepare(recipe.override([f'log.path="{tmp_path / name}"']), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["u", "i"], r"log\.path: expected 2 columns, found 3"),
+        (["u", "i", "t", "x"], r"log\.path: expected 4 columns, found 3"),
+    ],
+)
+def test_names_of_columns_that_do_not_fit(make, tmp_path, columns, message):
+    (tmp_path / "log.csv").write_text("1,2,3\n4,5,6\n")
+    recipe = make({"log.columns": columns}).override([f"log.path={tmp_path / 'log.csv'}"])
+    with pytest.raises(FinerankError, match=message):
+        prepare(recipe, tmp_path / "out")
+
+
+def test_names_of_columns_are_for_text(make, tmp_path):
+    with pytest.raises(FinerankError, match=r"expected text files beside columns or separator, fo"):
+        prepare(make({"log.columns": list(LOG)}), tmp_path / "out")
 
 
 def test_a_csv_whose_header_is_all(make, tmp_path):

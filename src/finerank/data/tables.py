@@ -17,15 +17,20 @@ from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ibis.backends.duckdb import Backend
 
     from finerank.data.schema import Home
     from finerank.recipe import Recipe
 
-_PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv", ".txt")
-_ARROW = (".arrow", ".feather", ".ipc")
+_ENDINGS = {
+    "parquet": (".parquet", ".pq"),
+    "csv": (".csv", ".tsv", ".txt", ".dat", ".data"),
+    "json": (".jsonl", ".ndjson", ".json"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+}
+_COMPRESSED = (".gz", ".zst")  # of text
 
 SPLIT_COLUMN = "finerank.split"  # of a log whose files are given per split
 
@@ -38,8 +43,7 @@ def find_files(path: str, where: str) -> list[Path]:
     """
     place = Path(path)
     if place.is_dir():
-        known = (*_PARQUET, *_CSV, *_ARROW)
-        files = sorted(f for f in place.rglob("*") if f.suffix.lower() in known and f.is_file())
+        files = sorted(f for f in place.rglob("*") if _kind(f) is not None and f.is_file())
     elif place.is_file():
         files = [place]
     else:
@@ -51,17 +55,34 @@ def find_files(path: str, where: str) -> list[Path]:
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1 or None in kinds:
         found = ", ".join(sorted({file.suffix or file.name for file in files}))
-        raise FinerankError(where, expected="Parquet, CSV or Arrow files of one kind", found=found)
+        raise FinerankError(
+            where, expected="Parquet, Arrow, CSV or JSON lines, all files of one kind", found=found
+        )
     return files
 
 
 def _kind(file: Path) -> str | None:
-    kinds = {"parquet": _PARQUET, "csv": _CSV, "arrow": _ARROW}
-    return next((kind for kind, endings in kinds.items() if file.suffix.lower() in endings), None)
+    ending = file.suffix.lower()
+    compressed = ending in _COMPRESSED
+    if compressed:
+        ending = Path(file.stem).suffix.lower()
+    kind = next((kind for kind, endings in _ENDINGS.items() if ending in endings), None)
+    return None if compressed and kind not in ("csv", "json") else kind
 
 
-def open_table(engine: Backend, path: str, where: str) -> ibis.Table:
+def open_table(
+    engine: Backend,
+    path: str,
+    where: str,
+    *,
+    columns: Sequence[str] | None = None,
+    separator: str | None = None,
+) -> ibis.Table:
     """A table over files; nothing is loaded yet.
+
+    Args:
+        columns: the names of the columns, of text files without a header row.
+        separator: between the columns of text files; guessed where left out.
 
     Raises:
         FinerankError: no such file, only empty ones, or one that can't be read.
@@ -70,11 +91,26 @@ def open_table(engine: Backend, path: str, where: str) -> ibis.Table:
     names = [str(file) for file in files if file.stat().st_size]
     if not names:
         raise FinerankError(where, expected="a table", found=f"an empty file, {files[0]}")
+    kind = _kind(files[0])
+    if kind != "csv" and (columns is not None or separator is not None):
+        raise FinerankError(
+            where, expected="text files beside columns or separator", found=f"{kind} in {path}"
+        )
     try:
-        if (kind := _kind(files[0])) == "parquet":
+        if kind == "parquet":
             return engine.read_parquet(names)
         if kind == "csv":
-            return engine.read_csv(names, union_by_name=True)
+            options: dict[str, Any] = {} if separator is None else {"delim": separator}
+            if columns is None:
+                return engine.read_csv(names, union_by_name=True, **options)
+            table = engine.read_csv(names, header=False, **options)
+            if len(table.columns) != len(columns):
+                raise FinerankError(
+                    where, expected=f"{len(columns)} columns", found=f"{len(table.columns)}"
+                )
+            return table.rename(dict(zip(columns, table.columns, strict=True)))
+        if kind == "json":
+            return engine.read_json(names)
         name = ibis.util.gen_name("arrow")
         engine.con.register(name, pyarrow.dataset.dataset(names, format="ipc"))
         return engine.table(name)
@@ -225,7 +261,13 @@ class RawTables:
         self.entities: dict[Home, ibis.Table] = {}
         self.log = self._open_log(engine)
         for home, settings in recipe.entities.items():
-            table = open_table(engine, settings.path, f"{home}.path")
+            table = open_table(
+                engine,
+                settings.path,
+                f"{home}.path",
+                columns=settings.columns,
+                separator=settings.separator,
+            )
             self.entities[home] = with_columns(table, settings.derive, f"{home}.derive")
         self._check_columns()
 
@@ -234,11 +276,18 @@ class RawTables:
         if split.by == "files":
             paths = {name: getattr(split, name) for name in SPLITS}
             table = _join(
-                {name: open_table(engine, path, f"split.{name}") for name, path in paths.items()}
+                {
+                    name: open_table(
+                        engine, path, f"split.{name}", columns=log.columns, separator=log.separator
+                    )
+                    for name, path in paths.items()
+                }
             )
         else:
             assert log.path is not None
-            table = open_table(engine, log.path, "log.path")
+            table = open_table(
+                engine, log.path, "log.path", columns=log.columns, separator=log.separator
+            )
         return with_columns(table, log.derive, "log.derive")
 
     def _check_columns(self) -> None:
