@@ -103,7 +103,7 @@ def test_a_space_has_buckets_or_none(workshop):
     }
     raw = log(c=["x"] * 5, e=["x"] * 5)
     with pytest.raises(
-        FinerankError, match="expected the same buckets .* space s, found 100, none"
+        FinerankError, match=r"expected the same buckets .* space s, found 100, none"
     ):
         workshop.prepare(with_features(**features), log=raw)
 
@@ -367,15 +367,12 @@ def halves(table):
     return table.slice(0, 2), table.slice(2)
 
 
-@pytest.mark.parametrize(
-    "kind", ["parquet", "csv", "arrow", "dat", "jsonl.gz", "folder", "pattern", "files"]
-)
+@pytest.mark.parametrize("kind", ["parquet", "csv", "arrow", "folder", "pattern", "files"])
 def test_kinds_of_files(workshop, read, kind):
     table = log(c=["x", "", "y", "x", "z"])
     folder = workshop.folder / "it's a [folder]"
     folder.mkdir()
     settings = with_features(c={"side": "context", "type": "id"})
-    settings["log"] = dict(settings["log"])
     first, rest = halves(table)
     path = folder / f"log.{kind}"
     if kind == "parquet":
@@ -384,13 +381,6 @@ def test_kinds_of_files(workshop, read, kind):
         pa.csv.write_csv(table, path)
     elif kind == "arrow":
         pa.feather.write_feather(table, path, compression="uncompressed")
-    elif kind == "dat":  # as MovieLens has them: no header, two characters between columns
-        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        path.write_text("".join("::".join(map(str, row)) + "\n" for row in rows))
-        settings["log"] |= {"columns": table.column_names, "separator": "::"}
-    elif kind == "jsonl.gz":
-        with gzip.open(path, "wt") as lines:
-            lines.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
     elif kind == "folder":
         path.mkdir()
         pa.csv.write_csv(first, path / "a.csv")
@@ -431,3 +421,20 @@ def test_kinds_of_files(workshop, read, kind):
     if kind == "files":
         assert [r["time"] for s in SPLITS for r in read(dataset, s)] == [1, 2, 3, 4.25, 5]
         assert values(read, dataset, "split") == ["mine"] * 5
+
+
+@pytest.mark.parametrize("kind", ["dat", "jsonl.gz"])
+def test_text_without_a_header_and_json_lines(workshop, read, kind):
+    table, path = log(c=["x", "y y", "y y", "x", "z"]), workshop.folder / f"log.{kind}"
+    settings = with_features(c={"side": "context", "type": "id"})
+    settings["log"] = {**settings["log"], "path": str(path)}
+    if kind == "dat":  # as MovieLens has them: no header, two characters between columns
+        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        path.write_text("".join("::".join(map(str, row)) + "\n" for row in rows))
+        settings["log"] |= {"columns": table.column_names, "separator": "::"}
+    else:
+        with gzip.open(path, "wt") as lines:
+            lines.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
+    dataset = workshop.prepare(settings)
+    assert dataset.items.keys.values.to_pylist() == [10, 11, 12]
+    assert values(read, dataset, "c") == ["x", "y y", "y y", "x", None]

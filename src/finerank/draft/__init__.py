@@ -17,7 +17,7 @@ def draft_recipe(log: str, *, users: str | None = None, items: str | None = None
     It is a valid recipe where a label could be guessed; what could not be is marked TODO.
 
     Args:
-        log: Parquet, Arrow, CSV or JSON lines file, folder of them, or glob pattern, written as given.
+        log: Parquet, Arrow, CSV or JSON lines file, folder of them, or pattern, as given.
         users: likewise, with one row a user.
         items: likewise, with one row an item.
 
