@@ -3,8 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finerank.data import loader as module
 from finerank.data.examples import Examples
-from finerank.data.loader import Loader
+from finerank.data.loader import Loader, made_ahead
 from finerank.data.schema import Feature, Schema
 
 SCHEMA = Schema((Feature("row", "item", "number", "log", "row", 1),), (), ("click",))
@@ -37,9 +38,14 @@ def rows(batch):
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=40),
     batch_size=st.integers(1, 12),
     shuffle=st.booleans(),
+    block=st.sampled_from([1, 3, 1024]),
 )
-def test_every_candidate_comes_once_and_no_request_is_divided(sizes, batch_size, shuffle):
-    batches = list(Loader(examples(sizes), batch_size=batch_size, shuffle=shuffle))
+def test_every_candidate_comes_once_and_no_request_is_divided(sizes, batch_size, shuffle, block):
+    """In one part, and in parts of a few requests as large sets have them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", block)
+        patch.setattr(module, "_BLOCKS_AT_A_TIME", 2 if block < 1024 else 1024)
+        batches = list(Loader(examples(sizes), batch_size=batch_size, shuffle=shuffle))
     assert sorted(row for batch in batches for row in rows(batch)) == list(range(sum(sizes)))
     requests = [user for batch in batches for user in batch.user.tolist()]
     assert sorted(requests) == list(range(1, len(sizes) + 1))
@@ -73,3 +79,44 @@ def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides():
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_no_requests_give_no_batches(shuffle):
     assert list(Loader(examples([]), batch_size=4, shuffle=shuffle)) == []
+
+
+def test_a_large_set_is_shuffled_block_by_block(monkeypatch):
+    """What a batch reads lies in few blocks; over the passes every request meets every other."""
+    monkeypatch.setattr(module, "_BLOCK", 10)
+    monkeypatch.setattr(module, "_BLOCKS_AT_A_TIME", 5)
+    loader = Loader(examples([1] * 1000), batch_size=50, shuffle=True)
+    first, second = ([rows(batch) for batch in loader] for _ in range(2))
+    assert first != second
+    for batch in first:
+        assert len(batch) == 50
+        assert len({row // 10 for row in batch}) <= 5
+        assert batch != sorted(batch)
+    neighbours = [{row // 10 for row in batch} for batch in first + second]
+    assert max(max(each) - min(each) for each in neighbours) > 50
+
+
+def test_batches_are_made_ahead_in_order_and_no_further():
+    made = []
+
+    def numbers():
+        for number in range(1, 8):
+            made.append(number)
+            yield number
+
+    ahead = made_ahead(numbers())
+    assert next(ahead) == 1
+    ahead.close()  # waits for what is begun
+    assert made == [1, 2, 3]
+    assert list(made_ahead(iter(range(1, 8)))) == list(range(1, 8))
+
+
+def test_an_error_in_a_batch_is_raised_where_it_is_used():
+    def numbers():
+        yield 1
+        raise ValueError("of the second")
+
+    ahead = made_ahead(numbers())
+    assert next(ahead) == 1
+    with pytest.raises(ValueError, match="of the second"):
+        next(ahead)

@@ -1,22 +1,35 @@
-"""Batches of a set of examples, shuffled or in order."""
+"""Batches of a set of examples, shuffled or in order, made ahead of time in a thread."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from torch import Tensor
 
     from finerank.data.batch import Batch
     from finerank.data.examples import Examples
+
+T = TypeVar("T")
+
+_BLOCK = 1024  # requests that lie side by side on disk and are read together
+_BLOCKS_AT_A_TIME = 1024  # that are mixed with each other
+_AHEAD = 2  # batches made before they are asked for
 
 
 class Loader:
     """Whole requests, cut into batches of about ``batch_size`` candidates.
 
-    Each pass over a shuffled loader has an order of its own, drawn from the seed.
+    Each pass over a shuffled loader has an order of its own, drawn from the seed. A set of up to a
+    million requests is shuffled as a whole. A larger one is shuffled block by block, so that what
+    is read from disk lies together: blocks of 1,024 requests in random order, then the requests of
+    1,024 blocks at a time.
 
     Args:
         batch_size: candidates; a request is never divided, so a batch ends with the request that
@@ -43,14 +56,49 @@ class Loader:
         self._random = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[Batch]:
-        count = self.examples.num_requests
-        if self.shuffle:
-            order = torch.randperm(count, generator=self._random)
-        else:
-            order = torch.arange(count)
-        sizes = self.examples.first_candidate.diff().index_select(0, order)
-        batch_of_request = (sizes.cumsum(0) - sizes) // self.batch_size
-        _, requests_per_batch = batch_of_request.unique_consecutive(return_counts=True)
-        for requests in order.split(requests_per_batch.tolist()):
+        return made_ahead(self._batches())
+
+    def _batches(self) -> Iterator[Batch]:
+        for requests in self._cut(self._orders()):
             batch = self.examples.batch(requests)
             yield batch if self.then is None else self.then(batch)
+
+    def _orders(self) -> Iterator[Tensor]:
+        """The requests ``(R,)`` in the order of this pass, a part at a time."""
+        count = self.examples.num_requests
+        part = _BLOCK * _BLOCKS_AT_A_TIME
+        if not self.shuffle or count <= part:
+            for start in range(0, count, part):
+                size = min(part, count - start)
+                yield self._shuffled(size) if self.shuffle else torch.arange(start, start + size)
+            return
+        starts = torch.arange(0, count, _BLOCK)
+        for blocks in starts[self._shuffled(len(starts))].split(_BLOCKS_AT_A_TIME):
+            requests = (blocks.unsqueeze(1) + torch.arange(_BLOCK)).flatten()
+            requests = requests[requests < count]
+            yield requests[self._shuffled(len(requests))]
+
+    def _shuffled(self, size: int) -> Tensor:
+        return torch.randperm(size, generator=self._random)
+
+    def _cut(self, orders: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The requests of each batch."""
+        first, begun = self.examples.first_candidate, torch.empty(0, dtype=torch.int64)
+        for order in orders:
+            requests = torch.cat([begun, order])
+            sizes = first.index_select(0, requests + 1) - first.index_select(0, requests)
+            batch_of_request = (sizes.cumsum(0) - sizes) // self.batch_size
+            _, counts = batch_of_request.unique_consecutive(return_counts=True)
+            *full, begun = requests.split(counts.tolist())
+            yield from full
+        if len(begun):
+            yield begun
+
+
+def made_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, none of them None, made by a thread while those before them are used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
+        ready = deque(maker.submit(next, items, None) for _ in range(_AHEAD))
+        while (item := ready.popleft().result()) is not None:
+            ready.append(maker.submit(next, items, None))
+            yield item
