@@ -12,8 +12,9 @@ from finerank.errors import FinerankError
 from finerank.recipe import Recipe
 
 SIGNATURES = {
-    "prepare": ["recipe", "out", "*progress"],
+    "prepare": ["recipe", "out", "*memory", "*progress"],
     "train": ["source", "out", "*model", "*overrides", "*progress"],
+    "check": ["folder", "*sample", "*seed", "*progress"],
     "evaluate": ["run", "*split", "*data", "*progress"],
     "load": ["path", "*history"],
     "Dataset": ["folder"],
@@ -43,6 +44,7 @@ def test_the_public_names():
         "FinerankError",
         "Ranker",
         "Recipe",
+        "check",
         "evaluate",
         "load",
         "prepare",

@@ -19,7 +19,8 @@ from finerank.run import train
 
 COMMANDS = {
     "recipe": {"log", "--users", "--items"},
-    "prepare": {"recipe", "--out", "--set"},
+    "prepare": {"recipe", "--out", "--set", "--memory"},
+    "check": {"folder", "--sample", "--seed", "--json"},
     "train": {"source", "--out", "--model", "--set"},
     "evaluate": {"run", "--split", "--data", "--json"},
     "predict": {"bundle", "rows", "--out", "--history"},

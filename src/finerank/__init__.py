@@ -2,7 +2,7 @@
 
 >>> import finerank
 >>> sorted(finerank.__all__)
-['Dataset', 'FinerankError', 'Ranker', 'Recipe', 'evaluate', 'load', 'prepare', 'train']
+['Dataset', 'FinerankError', 'Ranker', 'Recipe', 'check', 'evaluate', 'load', 'prepare', 'train']
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finerank.checks.checker import check
     from finerank.data.dataset import Dataset
     from finerank.data.prepare import prepare
     from finerank.errors import FinerankError
@@ -27,6 +28,7 @@ __all__ = [
     "FinerankError",
     "Ranker",
     "Recipe",
+    "check",
     "evaluate",
     "load",
     "prepare",
@@ -43,6 +45,7 @@ _HOMES = {
     "FinerankError": ("finerank.errors", "FinerankError"),
     "Ranker": ("finerank.ranker", "Ranker"),
     "Recipe": ("finerank.recipe", "Recipe"),
+    "check": ("finerank.checks.checker", "check"),
     "evaluate": ("finerank.run", "evaluate_run"),
     "load": ("finerank.ranker", "load_ranker"),
     "prepare": ("finerank.data.prepare", "prepare"),

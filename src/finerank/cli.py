@@ -19,6 +19,7 @@ from finerank.errors import FinerankError
 from finerank.progress import bars
 
 if TYPE_CHECKING:
+    from finerank.checks.report import Report
     from finerank.data.prepare import Prepared
     from finerank.ranker import Ranker
 
@@ -71,12 +72,16 @@ def prepare(
     recipe: Annotated[Path, typer.Argument(help="The recipe.")],
     out: Out,
     set_: Set = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What the engine may use before it spills to disk, such as 2GB."),
+    ] = None,
 ) -> None:
     """Turn raw logs and tables into a prepared data set."""
     from finerank.data.prepare import prepare as run
     from finerank.recipe import Recipe
 
-    done = run(Recipe.load(recipe).override(set_ or []), out, progress=bars)
+    done = run(Recipe.load(recipe).override(set_ or []), out, memory=memory, progress=bars)
     _print_report(done)
 
 
@@ -109,6 +114,63 @@ def _print_report(done: Prepared) -> None:
         table.add_row(f"events of {history}", f"{events:,}")
     console.print(table)
     console.print(f"Prepared data set in {done.folder}")
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="A prepared data set.")],
+    sample: Annotated[int, typer.Option(help="Examples to recompute from the raw log.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of which examples those are.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
+) -> None:
+    """Prove on a prepared data set that nothing leaks; exit code 1 where something does."""
+    from finerank.checks.checker import check as run
+
+    report = run(folder, sample=sample, seed=seed, progress=bars)
+    if as_json:
+        sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
+    else:
+        _print_checks(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _print_checks(report: Report) -> None:
+    console = _console()
+    table = Table(box=None)
+    for column in ("check", "", "claim"):
+        table.add_column(column)
+    for each in report.checks:
+        table.add_row(escape(each.name), each.status, escape(each.what))
+    console.print(table)
+    for each in report.checks:
+        if each.counterexample:
+            console.print(f"failed: {escape(each.name)}: {escape(each.counterexample)}")
+    for limit in report.limits:
+        console.print(f"not checked: {escape(limit)}, a setting that this check doesn't know")
+    console.print()
+    console.print(_rates_table(report))
+    if report.duplicates is not None:
+        console.print(f"{report.duplicates:,} examples repeat another's user, item and time")
+    if report.users_in_several_splits is not None:
+        console.print(f"{report.users_in_several_splits:.1%} of the users are in several splits")
+    for warning in report.warnings:
+        console.print(f"warning: {escape(warning)}")
+
+
+def _rates_table(report: Report) -> Table:
+    splits = list(report.label_rate)
+    table = Table(box=None)
+    for column in ("", *splits, "drift"):
+        table.add_column(column, justify="right" if column else "left")
+    for task in report.label_rate[splits[0]]:
+        rates = (f"{report.label_rate[split][task]:.4f}" for split in splits)
+        table.add_row(f"label rate {task}", *rates)
+    for feature in report.unknown_rate[splits[0]]:
+        rates = (f"{report.unknown_rate[split][feature]:.4f}" for split in splits)
+        drift = report.drift.get(feature)
+        table.add_row(f"unknown {feature}", *rates, "" if drift is None else f"{drift:.3f}")
+    return table
 
 
 @app.command()

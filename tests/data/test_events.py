@@ -42,7 +42,7 @@ def test_durations():
         "1440m", numbers=False, where="x"
     )
     assert as_duration(90, numbers=True, where="x") == 90
-    with pytest.raises(FinerankError, match="x: expected a number, in the unit of log.time"):
+    with pytest.raises(FinerankError, match="x: expected a number, in the unit of log"):
         as_duration("2d", numbers=True, where="x")
     with pytest.raises(FinerankError, match="x: expected a duration such as 30m"):
         as_duration(90, numbers=False, where="x")

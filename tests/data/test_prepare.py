@@ -184,6 +184,7 @@ def test_the_report(make, tmp_path):
             "valid": {"click": 0.5},
             "test": {"click": 0.5},
         },
+        "negatives_kept": {"click": 1.0},
     }
     assert unknown["train"] == {"u": 0, "i": 0, "tags": round(2 / 6, 6), "price": 0, "hour": 0}
     assert unknown["test"] == {"u": 0, "i": 0.5, "tags": 1.0, "price": 0.5, "hour": 0}
@@ -464,7 +465,20 @@ def test_no_data_set(tmp_path):
 
 
 def test_the_engine_speaks_utc(tmp_path):
-    with prepare_module._engine(tmp_path / "engine") as engine:
+    with prepare_module._engine(tmp_path / "engine", None) as engine:
         assert engine.raw_sql("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
         assert isinstance(engine, ibis.backends.duckdb.Backend)
     assert names(tmp_path) == []
+
+
+def test_little_memory_is_enough_or_an_error(make, tmp_path):
+    columns = {"u": [i % 500 for i in range(100_000)], "t": list(range(100_000))}
+    columns |= {name: (LOG[name] * 10_000) for name in ("i", "click", "hour", "text")}
+    recipe = make(log=columns)
+    prepared = prepare(recipe, tmp_path / "out", memory="64MB")
+    assert prepared.manifest["report"]["rows_in"] == 100_000
+    with pytest.raises(FinerankError, match="memory: expected enough to sort and group the log"):
+        prepare(recipe, tmp_path / "other", memory="1MB")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(FinerankError, match="memory: expected an amount such as 512MB or 2GB"):
+        prepare(recipe, tmp_path / "other", memory="2 gigs")

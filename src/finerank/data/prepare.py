@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -65,7 +66,13 @@ class Prepared:
     unchanged: bool
 
 
-def prepare(recipe: Recipe, out: str | Path, *, progress: Progress = silent) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    memory: str | None = None,
+    progress: Progress = silent,
+) -> Prepared:
     """Turn the raw tables of a recipe into a prepared data set.
 
     Nothing is done where the folder holds the data set of this recipe and these inputs already.
@@ -73,6 +80,9 @@ def prepare(recipe: Recipe, out: str | Path, *, progress: Progress = silent) -> 
     Args:
         recipe: its ``model`` and ``training`` parts have no influence here.
         out: the folder; replaced as a whole, at the end.
+        memory: what the engine may use before it spills to disk beside ``out``, such as 2GB; four
+            fifths of the machine's where left out. Some hundred MB for the pieces in hand and the
+            vocabularies come on top.
         progress: told of each step.
 
     Raises:
@@ -89,7 +99,7 @@ def prepare(recipe: Recipe, out: str | Path, *, progress: Progress = silent) -> 
         return Prepared(out, manifest, unchanged=True)
     started = time.perf_counter()
     with written_whole(out, marker=MANIFEST) as folder:
-        with _engine(folder / "engine") as engine:
+        with _engine(folder / "engine", memory) as engine:
             manifest = _Preparation(recipe, engine, folder, progress).run()
         manifest = {
             "format": FORMAT,
@@ -109,12 +119,25 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _engine(folder: Path) -> Iterator[Any]:
+def _engine(folder: Path, memory: str | None) -> Iterator[Any]:
     """DuckDB with its files in a folder of its own, which is gone in the end."""
+    if memory is not None and not re.fullmatch(r"\d+(\.\d+)?[MG]B", memory):
+        raise FinerankError("memory", expected="an amount such as 512MB or 2GB", found=repr(memory))
     folder.mkdir()
-    engine = ibis.duckdb.connect(folder / "tables.duckdb", temp_directory=str(folder / "spill"))
+    # the order of a table's rows is never relied on, and keeping it costs memory
+    options: dict[str, Any] = {"preserve_insertion_order": False}
+    options |= {} if memory is None else {"memory_limit": memory}
+    spill = str(folder / "spill")
+    engine = ibis.duckdb.connect(folder / "tables.duckdb", temp_directory=spill, **options)
     try:
         yield engine
+    except duckdb.OutOfMemoryException as error:
+        raise FinerankError(
+            "memory",
+            expected="enough to sort and group the log",
+            found=" ".join(str(error).partition("\n\n")[0].split()),
+            fix="Allow more; the engine has more use of it than other steps.",
+        ) from error
     except duckdb.Error as error:
         raise FinerankError(
             "the recipe's tables",

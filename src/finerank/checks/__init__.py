@@ -1,0 +1,1 @@
+"""The leak checker: a prepared data set against the raw log, recomputed by other means."""

@@ -1,0 +1,121 @@
+"""Claims about what is learnt from training rows: vocabularies, means, deviations."""
+
+from __future__ import annotations
+
+from math import isclose, sqrt
+from typing import TYPE_CHECKING
+
+from finerank.checks.report import Check, Findings
+from finerank.checks.sql import BLANKS, text
+
+if TYPE_CHECKING:
+    from finerank.checks.raw import RawLog
+    from finerank.data.schema import Feature
+
+
+class Fitted:
+    """Checks that fit anew, in SQL."""
+
+    def __init__(self, raw: RawLog) -> None:
+        self.raw, self.stored, self.recipe = raw, raw.stored, raw.recipe
+
+    def _train_values(self, feature: Feature, *, perhaps: bool) -> str:
+        """The raw values of a feature over the training rows, and how often each counts."""
+        train = "split = 0 OR (kept AND split IS NULL)" if perhaps else "split = 0"
+        column = f'"feature.{feature.name}"'
+        if feature.home == "log":
+            return f"SELECT {column} AS value, 1 AS n FROM rows WHERE {train}"  # noqa: S608
+        side = feature.home[:-1]
+        return (
+            f"SELECT t.{column} AS value, c.n FROM {feature.home} t JOIN (SELECT {side} AS row, "  # noqa: S608
+            f"count(*) AS n FROM rows WHERE {train} GROUP BY {side}) c USING (row)"
+        )
+
+    def _untold(self) -> int:
+        """How many examples may be training rows or not, by their keys."""
+        return int(self.raw.ask("SELECT count(*) FROM rows WHERE kept AND NOT told")[0][0])
+
+    def vocabularies(self, spaces: dict[str, list[Feature]]) -> Check:
+        """Each vocabulary holds the values that training rows have often enough, and no others."""
+        untold = self._untold()
+        if untold and not self.stored.keys:
+            return Check(
+                "vocabularies", "not checked", "nothing tells which rows were drawn to train"
+            )
+        found = Findings()
+        hashed = [space for space in spaces if self.stored.is_hashed(space)]
+        fitted = [space for space in spaces if space not in hashed]
+        for space in fitted:
+            self._check_space(space, spaces[space], found, perhaps=untold > 0)
+        what = f"{', '.join(fitted) or 'none'}: values of the training rows"
+        what += f" ({untold:,} rows may be of them or not)" if untold else ""
+        what += f"; {', '.join(hashed)}: hashed, nothing is fitted" if hashed else ""
+        return found.check("vocabularies", what)
+
+    def _check_space(
+        self, space: str, features: list[Feature], found: Findings, *, perhaps: bool
+    ) -> None:
+        values = " UNION ALL ".join(self._unnested(f, perhaps=perhaps) for f in features)
+        settings = [self.recipe.features[f.name] for f in features]
+        least = max(each.min_count for each in settings)
+        counts = f"SELECT value, sum(n) AS n FROM ({values}) GROUP BY value ORDER BY n DESC, value"  # noqa: S608
+        counted = dict(self.raw.ask(counts))
+        often = [value for value, n in counted.items() if n >= least]
+        stored = self.stored.vocabulary(space)
+        for value in stored:
+            if counted.get(value, 0) < least:
+                found.note(
+                    "vocabularies",
+                    f"{space}: expected values that training rows have at least {least} "
+                    f"time{'s' * (least != 1)}, found {value!r}, which they have "
+                    f"{counted.get(value, 0)} times",
+                )
+        if perhaps:
+            return
+        size = min([len(often), *(each.max_size for each in settings if each.max_size is not None)])
+        rarest = counted[often[size]] if size < len(often) else 0  # of those that may be left out
+        for value in often:
+            if value not in stored and counted[value] > rarest:
+                found.note(
+                    "vocabularies",
+                    f"{space}: expected {value!r}, which training rows have {counted[value]} "
+                    "times, found it missing",
+                )
+        if len(stored) != size:
+            found.note("vocabularies", f"{space}: expected {size} values, found {len(stored)}")
+
+    def _unnested(self, feature: Feature, *, perhaps: bool) -> str:
+        values = self._train_values(feature, perhaps=perhaps)
+        if feature.type == "ids":
+            lists = "value"
+            if feature.separator is not None:
+                lists = f"string_split(value, {text(feature.separator)})"
+            values = f"SELECT trim(unnest({lists}), {BLANKS}) AS value, n FROM ({values})"  # noqa: S608
+            return f"SELECT * FROM ({values}) WHERE value <> ''"  # noqa: S608
+        return f"SELECT * FROM ({values}) WHERE value IS NOT NULL"  # noqa: S608
+
+    def numbers(self, features: list[Feature]) -> Check:
+        """Means and standard deviations are those of the training rows."""
+        if untold := self._untold():
+            why = f"{untold:,} rows can't be told to be of train or not by their keys"
+            return Check("numbers", "not checked", why)
+        found = Findings()
+        for feature in features:
+            values = self._train_values(feature, perhaps=False)
+            values = f"SELECT value, n FROM ({values}) WHERE isfinite(value)"  # noqa: S608
+            mean = self.raw.ask(f"SELECT fsum(value * n) / sum(n) FROM ({values})")[0][0] or 0.0  # noqa: S608
+            squares = f"SELECT fsum(n * (value - {mean!r}) ** 2) / sum(n) FROM ({values})"  # noqa: S608
+            std = sqrt(self.raw.ask(squares)[0][0] or 0.0)
+            std = std if std > 1e-12 * abs(mean) else 1.0
+            fitted = self.stored.numbers[feature.name]
+            if not (
+                isclose(fitted["mean"], mean, rel_tol=1e-12, abs_tol=1e-6 * std)
+                and isclose(fitted["std"], std, rel_tol=1e-6)
+            ):
+                found.note(
+                    "numbers",
+                    f"{feature.name}: expected mean {mean:.9g} and standard deviation {std:.9g} "
+                    f"of the training rows, found {fitted['mean']:.9g} and {fitted['std']:.9g}",
+                )
+        names = ", ".join(f.name for f in features) or "none"
+        return found.check("numbers", f"{names}: mean and deviation of the training rows")
