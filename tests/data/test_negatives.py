@@ -202,7 +202,7 @@ def test_popularity_is_of_the_training_period(workshop):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"negatives": {"per_positive": 0}}, "negatives.per_positive"),
+        ({"negatives": {"per_positive": -1}}, "negatives.per_positive"),
         ({"negatives": {"per_positive": 1, "by": "random"}}, "negatives.by: "),
         ({"negatives": {"per_positive": 1, "within": "kin"}}, "of type id, found 'kin'.*'kind'"),
         ({"negatives": {"per_positive": 1, "within": "uid"}}, "a feature of the item table"),
@@ -223,7 +223,7 @@ def test_popularity_is_of_the_training_period(workshop):
                 "features": {"uid": {"side": "user", "type": "id"}},
                 "histories": {},
             },
-            "log.item: expected a column, for negatives",
+            "log.item: expected a column, for sampled negatives",
         ),
         (
             {

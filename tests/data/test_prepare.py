@@ -10,6 +10,7 @@ import pytest
 
 from finerank.data import prepare as prepare_module
 from finerank.data.dataset import Dataset
+from finerank.data.engine import open_engine
 from finerank.data.prepare import prepare
 from finerank.errors import FinerankError
 from finerank.recipe import Recipe
@@ -465,7 +466,7 @@ def test_no_data_set(tmp_path):
 
 
 def test_the_engine_speaks_utc(tmp_path):
-    with prepare_module._engine(tmp_path / "engine", None) as engine:
+    with open_engine(tmp_path / "engine", None) as engine:
         assert engine.raw_sql("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
         assert isinstance(engine, ibis.backends.duckdb.Backend)
     assert names(tmp_path) == []

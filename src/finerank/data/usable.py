@@ -1,0 +1,138 @@
+"""Which rows of the log are examples, which are events only, and which are neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ibis
+
+from finerank.data.negatives import thinned
+from finerank.data.outcomes import check_events, with_outcomes
+from finerank.data.rows import select_rows
+from finerank.data.splits import NO_EXAMPLE, check_sizes, with_split
+from finerank.errors import FinerankError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ibis.backends.duckdb import Backend
+
+    from finerank.data.tables import RawTables
+    from finerank.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Usable:
+    """The rows of a log that can be used.
+
+    A row that is no example, for one reason or another, may still enter histories and make the
+    labels of others.
+
+    Attributes:
+        rows: with their labels, and ``split``, which is `NO_EXAMPLE` for events only.
+        sizes: how many examples each split has.
+        dropped: why rows are no examples, and how many.
+        negatives_kept: of each task's labels of 0, the share that training keeps.
+    """
+
+    rows: ibis.Table
+    sizes: dict[str, int]
+    dropped: dict[str, int]
+    negatives_kept: dict[str, float]
+
+
+def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str]) -> Usable:
+    """Find them.
+
+    Args:
+        tables: the recipe's.
+        engine: holds the rows that are found.
+        log_features: the features whose column is in the log.
+
+    Raises:
+        FinerankError: there are none, or a label, time, event or split isn't what it must be.
+    """
+    recipe = tables.recipe
+    negatives_kept = dict.fromkeys(recipe.tasks, 1.0)
+    if not tables.log.limit(1).to_pyarrow().num_rows:
+        raise FinerankError("log", expected="rows", found="an empty table")
+    rows = select_rows(tables.log, recipe, log_features, labels=True)
+    needed = [name for name in ("user", "item", "time") if name in rows.columns]
+    reasons = {f"no {name}": rows[name].isnull() for name in needed}
+    if "example" in rows.columns:
+        reasons["not an example"] = ~rows.example
+    sampled = recipe.negatives is not None and recipe.negatives.sampled
+    by_events = any(task.event is not None for task in recipe.tasks.values())
+    if not by_events:
+        reasons["no label"] = _unlabelled(rows, recipe)
+    seen: ibis.Value = ibis.literal(value=False)
+    counts = {"rows": rows.count()}
+    for reason, condition in reasons.items():
+        counts[reason] = (condition & ~seen).sum().fill_null(0)
+        seen |= condition
+    found = rows.agg(**counts).to_pyarrow().to_pylist()[0]
+    _check_time(rows, recipe)
+    dropped = {reason: int(found[reason]) for reason in reasons if found[reason]}
+    if sum(dropped.values()) == found["rows"]:
+        expected = f"rows with {', '.join([*needed, 'label'])}"
+        if "example" in rows.columns:
+            expected += f", and {recipe.log.examples}"
+        raise FinerankError("log", expected=expected, found=f"none: {dropped}")
+    kept = with_split(rows.filter(~seen), recipe)
+    others = rows.drop_null(needed, how="any").filter(seen) if needed else None
+    if others is not None and (recipe.histories or by_events or sampled):
+        others = others.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
+        kept = kept.union(others.select(kept.columns))
+    rows = engine.create_table("rows", kept)
+    if by_events:
+        rows, unknown = _with_outcomes(rows, recipe, engine)
+        dropped |= {"outcome not known yet": unknown} if unknown else {}
+    if recipe.negatives is not None and recipe.negatives.keep is not None:
+        rows, left_out, negatives_kept = thinned(rows, recipe)
+        dropped |= {"negative not kept": left_out} if left_out else {}
+    examples = rows.filter(rows.split != NO_EXAMPLE)
+    sizes = check_sizes(examples)
+    _check_labels(examples, recipe)
+    return Usable(rows, sizes, dropped, negatives_kept)
+
+
+def _unlabelled(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
+    return ibis.and_(*(rows[f"label.{task}"].isnull() for task in recipe.tasks))
+
+
+def _with_outcomes(rows: ibis.Table, recipe: Recipe, engine: Backend) -> tuple[ibis.Table, int]:
+    """The rows with the labels that events make, and how many have none and are no examples."""
+    check_events(rows, recipe)
+    labelled = engine.create_table("labelled", with_outcomes(rows, recipe))
+    unknown = (labelled.split != NO_EXAMPLE) & _unlabelled(labelled, recipe)
+    split = unknown.ifelse(NO_EXAMPLE, labelled.split).cast("int8")
+    count = labelled.filter(unknown).count().to_pyarrow().as_py()
+    return labelled.mutate(split=split), count
+
+
+def _check_time(rows: ibis.Table, recipe: Recipe) -> None:
+    if "time" not in rows.columns:
+        return
+    kind = rows.time.type()
+    if not (kind.is_numeric() or kind.is_date() or kind.is_timestamp()):
+        raise FinerankError(
+            "log.time",
+            expected="numbers, dates or times",
+            found=f"{recipe.log.time!r} of type {kind}",
+            fix="Cast it under log.derive, such as when: CAST(time AS TIMESTAMP).",
+        )
+
+
+def _check_labels(rows: ibis.Table, recipe: Recipe) -> None:
+    for name in recipe.tasks:
+        label = rows[f"label.{name}"]
+        wrong = rows.filter(label.notnull() & ~label.isin([0.0, 1.0]))
+        example = wrong.select(value=wrong[f"label.{name}"]).limit(1).to_pyarrow()
+        if example.num_rows:
+            raise FinerankError(
+                f"tasks.{name}",
+                expected="0 or 1, false or true, or null where unknown",
+                found=f"{example[0][0].as_py():g}, in {wrong.count().to_pyarrow()} rows",
+                fix="Write a condition, such as rating >= 4.",
+            )
