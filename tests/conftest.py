@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from finerank import cli
 from finerank.data.batch import Batch, Column, Jagged
 from finerank.data.events import EventStore
 from finerank.data.examples import Examples
@@ -282,3 +284,19 @@ def shop(tmp_path_factory) -> Shop:
     made = Shop(folder, log)
     train(made.recipe, made.run)
     return made
+
+
+@pytest.fixture
+def finerank(monkeypatch, capsys):
+    """The command line, called in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def finerank(*arguments):
+        """Exit code, standard output, standard error."""
+        monkeypatch.setattr(sys, "argv", ["finerank", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return finerank

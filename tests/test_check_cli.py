@@ -2,29 +2,18 @@
 
 import json
 import shutil
-import sys
 
 import pyarrow as pa
 import pytest
 
-from finerank import cli
 from finerank.data.prepare import prepare
 from finerank.data.storage import read_batch, write_columns
 from finerank.recipe import Recipe
 
 
 @pytest.fixture
-def finerank(monkeypatch, capsys):
+def finerank(finerank, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-
-    def finerank(*arguments):
-        """Exit code, standard output, standard error."""
-        monkeypatch.setattr(sys, "argv", ["finerank", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
     return finerank
 
 

@@ -40,21 +40,6 @@ COMMANDS = {
 PROGRAM = [sys.executable, "-c", "from finerank.cli import main; main()"]
 
 
-@pytest.fixture
-def finerank(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def finerank(*arguments):
-        """Exit code, standard output, standard error."""
-        monkeypatch.setattr(sys, "argv", ["finerank", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return finerank
-
-
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     """A simulated log with the recipe that the package ships, made small."""

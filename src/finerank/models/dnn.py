@@ -3,12 +3,12 @@
 from finerank.data.schema import Schema
 from finerank.models.heads import HeadOption, as_head
 from finerank.models.inputs import Inputs
-from finerank.models.interactions import Deep
+from finerank.models.interactions import deep
 from finerank.models.options import Share, Size, Units
 from finerank.models.poolings import PoolingOption, build_poolings
 from finerank.models.ranking_model import RankingModel
 from finerank.nn.activations import ActivationName
-from finerank.nn.mlp import MLP, NormalizationName
+from finerank.nn.mlp import NormalizationName
 
 
 class DNN(RankingModel):
@@ -47,14 +47,8 @@ class DNN(RankingModel):
         super().__init__(
             inputs,
             pooling=build_poolings(schema, inputs, pooling),
-            interaction=lambda request_dim, candidate_dim: Deep(
-                MLP(
-                    request_dim + candidate_dim,
-                    hidden_units,
-                    activation=activation,
-                    normalization=normalization,
-                    dropout=dropout,
-                )
+            interaction=deep(
+                hidden_units, activation=activation, normalization=normalization, dropout=dropout
             ),
             head=as_head(head),
         )

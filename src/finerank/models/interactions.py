@@ -3,11 +3,14 @@
 Shapes: ``R`` requests, ``B`` candidates, ``W`` widths.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
+from finerank.nn.activations import ActivationName
 from finerank.nn.cross import CrossNetwork, CrossNetworkV2
-from finerank.nn.mlp import MLP
+from finerank.nn.mlp import MLP, NormalizationName
 
 
 class Interaction(nn.Module):
@@ -68,6 +71,29 @@ class Deep(Interaction):
     def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
         """Return the last layer's output ``(B, W)``."""
         return self.mlp.forward_split(request, candidate, request_of_candidate)
+
+
+def deep(
+    hidden_units: Sequence[int],
+    *,
+    activation: ActivationName,
+    normalization: NormalizationName | None,
+    dropout: float,
+) -> Callable[[int, int], Deep]:
+    """What builds a `Deep` from the request's and the candidate's width."""
+
+    def build(request_dim: int, candidate_dim: int) -> Deep:
+        return Deep(
+            MLP(
+                request_dim + candidate_dim,
+                hidden_units,
+                activation=activation,
+                normalization=normalization,
+                dropout=dropout,
+            )
+        )
+
+    return build
 
 
 class CrossAndDeep(Interaction):
