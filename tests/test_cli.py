@@ -18,7 +18,7 @@ from finerank.data.simulator import simulate, write
 from finerank.run import train
 
 COMMANDS = {
-    "recipe": {"log", "--users", "--items"},
+    "recipe": {"log", "--users", "--items", "--for"},
     "prepare": {"recipe", "--out", "--set", "--memory"},
     "check": {"folder", "--sample", "--seed", "--json"},
     "train": {"source", "--out", "--model", "--set"},

@@ -57,14 +57,28 @@ def _console() -> Console:
 
 @app.command()
 def recipe(
-    log: Annotated[str, typer.Argument(help="The event log: a file, a folder or a pattern.")],
+    log: Annotated[
+        str | None, typer.Argument(help="The event log: a file, a folder or a pattern.")
+    ] = None,
     users: Annotated[str | None, typer.Option(help="A table with one row a user.")] = None,
     items: Annotated[str | None, typer.Option(help="A table with one row an item.")] = None,
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", help="A public data set, instead: its recipe, such as criteo."),
+    ] = None,
 ) -> None:
     """Draft a recipe from the columns of a log, to be edited; printed to standard output."""
     from finerank.draft import draft_recipe
+    from finerank.errors import FinerankError
+    from finerank.shipped import shipped_recipe
 
-    sys.stdout.write(draft_recipe(log, users=users, items=items))
+    if (log is None) == (for_ is None):
+        found = "neither" if log is None else "both"
+        raise FinerankError("finerank recipe", expected="either a log or --for", found=found)
+    text = (
+        draft_recipe(str(log), users=users, items=items) if for_ is None else shipped_recipe(for_)
+    )
+    sys.stdout.write(text)
 
 
 @app.command()
