@@ -212,3 +212,23 @@ def test_missing_labels_are_null_not_zero(workshop):
     rates = dataset.manifest["report"]["label_rate"]
     assert rates["train"] == {"click": 1.0, "order": 1.0}
     assert rates["valid"] == {"click": 0.0, "order": 0.0}
+
+
+@pytest.mark.parametrize("by", ["time", "last"])
+def test_what_steps_hold_is_known_though_it_is_no_example(workshop, by):
+    """Types and items of events that aren't examples, as long as validation hasn't begun."""
+    features = {**RECIPE["features"], "kind": {"side": "history", "type": "id"}}
+    histories = {"past": {"features": ["iid", "kind"], "where": "kind <> 'ignored'"}}
+    log = [
+        *ANCHORS,
+        event(1, "early", 12, "order"),
+        event(1, "late", 70, "refund"),
+        event(1, "never", 12, "ignored"),
+    ]
+    split = RECIPE["split"] if by == "time" else BY_LAST
+    dataset = workshop.prepare(
+        changed(features=features, histories=histories, split=split), log=log
+    )
+    encodings = dataset.encoder.encodings
+    assert set(encodings["kind"].vocabulary.values.to_pylist()) == {"view", "click", "order"}
+    assert set(encodings["iid"].vocabulary.values.to_pylist()) == {"a", "early"}

@@ -102,7 +102,9 @@ class Reference:
     def __init__(self, log):
         self.log = log
         examples = [row for row in log if is_example(row)]
+        begins = min(row["at"] for row in examples if split_of(row) == "valid")
         train = [row for row in examples if split_of(row) == "train"]
+        train += [row for row in log if not is_example(row) and row["at"] < begins]  # steps
         countries = Counter(PLACES.get(row["uid"]) for row in train)
         self.known = {
             "uid": {row["uid"] for row in train},

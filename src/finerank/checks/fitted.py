@@ -18,10 +18,21 @@ class Fitted:
 
     def __init__(self, raw: RawLog) -> None:
         self.raw, self.stored, self.recipe = raw, raw.stored, raw.recipe
+        self.steps = self._steps()
+
+    def _steps(self) -> str:
+        """Which rows are no examples, but may be steps of a training request."""
+        if not self.recipe.histories or self.recipe.split.by not in ("time", "last"):
+            return "FALSE"
+        mine = " AND v.user = rows.user" if self.recipe.split.by == "last" else ""
+        begins = f"(SELECT min(v.time) FROM rows v WHERE v.split = 1{mine})"  # noqa: S608
+        enters = " OR ".join(f'"enters.{name}"' for name in self.recipe.histories)
+        return f"split = -1 AND ({enters}) AND time < {begins}"
 
     def _train_values(self, feature: Feature, *, perhaps: bool) -> str:
         """The raw values of a feature over the training rows, and how often each counts."""
-        train = "split = 0 OR (kept AND split IS NULL)" if perhaps else "split = 0"
+        train = f"split = 0 OR ({self.steps})"
+        train += " OR (kept AND split IS NULL)" if perhaps else ""
         column = f'"feature.{feature.name}"'
         if feature.home == "log":
             return f"SELECT {column} AS value, 1 AS n FROM rows WHERE {train}"  # noqa: S608

@@ -29,9 +29,12 @@ _ROUNDING = 1e-12  # of a mean, relative; less is no variation
 
 
 class Fitting:
-    """Fits the encodings of a recipe's features on the training rows.
+    """Fits the encodings of a recipe's features on rows of the training period.
 
-    A value that a user or item table holds counts once for every training row of its user or item.
+    A value that a user or item table holds counts once for every such row of its user or item.
+
+    Args:
+        train: the training examples, and the events that may be steps of their histories.
     """
 
     def __init__(self, train: ibis.Table, tables: RawTables) -> None:

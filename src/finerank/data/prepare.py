@@ -25,9 +25,8 @@ from finerank.data.manifest import (
 from finerank.data.negatives import fit_negatives
 from finerank.data.rows import RowEncoder
 from finerank.data.schema import Feature, History, Schema
-from finerank.data.splits import TRAIN
 from finerank.data.tables import RawTables
-from finerank.data.usable import usable_rows
+from finerank.data.usable import rows_to_fit_on, usable_rows
 from finerank.folders import written_whole
 from finerank.progress import Progress, silent
 from finerank.settings import SPLITS
@@ -126,7 +125,7 @@ class _Preparation:
             for home in self.tables.entities:
                 check_keys(rows, self.tables, home)
         with self.progress("fitting vocabularies", None):
-            fitting = Fitting(rows.filter(rows.split == TRAIN), self.tables)
+            fitting = Fitting(rows_to_fit_on(rows, self.recipe), self.tables)
             encodings = fitting.encodings()
             schema = self._schema(rows, encodings)
             save_encodings(self.folder / "encodings", encodings, schema)

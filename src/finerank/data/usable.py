@@ -10,7 +10,7 @@ import ibis
 from finerank.data.negatives import thinned
 from finerank.data.outcomes import check_events, with_outcomes
 from finerank.data.rows import select_rows
-from finerank.data.splits import NO_EXAMPLE, check_sizes, with_split
+from finerank.data.splits import NO_EXAMPLE, TRAIN, VALID, check_sizes, with_split
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
@@ -95,6 +95,33 @@ def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str])
     sizes = check_sizes(examples)
     _check_labels(examples, recipe)
     return Usable(rows, sizes, dropped, negatives_kept)
+
+
+def rows_to_fit_on(rows: ibis.Table, recipe: Recipe) -> ibis.Table:
+    """What vocabularies and statistics are fitted on.
+
+    The training examples, and those events which are no examples, but may be steps of a training
+    request's history: they enter one, and come before validation begins (for each user by itself
+    where ``split.by`` is last). A split without times tells of no event when it was known.
+
+    Args:
+        rows: as `Usable` has them.
+    """
+    train = rows.split == TRAIN
+    if not recipe.histories or recipe.split.by not in ("time", "last"):
+        return rows.filter(train)
+    begins = (rows.split == VALID).ifelse(rows.time, None).min()
+    if recipe.split.by == "last":
+        begins = begins.over(ibis.window(group_by="user"))
+    else:
+        begins = ibis.memtable(rows.agg(at=begins).to_pyarrow()).at.as_scalar()
+    early = rows.mutate(early=(rows.time < begins).fill_null(False))  # noqa: FBT003
+    step = (early.split == NO_EXAMPLE) & early.early & _enters(early, recipe)
+    return early.filter((early.split == TRAIN) | step).drop("early")
+
+
+def _enters(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
+    return ibis.or_(*(rows[f"enters.{name}"] for name in recipe.histories))
 
 
 def _unlabelled(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
