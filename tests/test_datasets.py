@@ -252,7 +252,6 @@ def test_ml_1m(case, random):
     items[1] = (2, "Misérables, Les (1958)", "Drama")
     items[2] = (3, '"Quoted" (One) (1990)', "Film-Noir|Sci-Fi")
     case.write_rows("movies.dat", items, "::", encoding="latin-1")
-    case.convert()
     dataset = case.prepare()
     check_movielens(case, dataset, rows)
     assert case.report["rows"] == {"train": 320, "valid": 40, "test": 40}

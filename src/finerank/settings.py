@@ -74,6 +74,9 @@ class FileSettings(Settings):
         min_length=1,
         description="of text files: what stands between the columns; guessed where left out",
     )
+    encoding: Literal["utf-8", "utf-16", "latin-1"] | None = Field(
+        default=None, description="of text files: utf-8 where left out"
+    )
     derive: dict[Name, str] = Field(
         default_factory=dict, description="further columns: name -> SQL expression over the columns"
     )

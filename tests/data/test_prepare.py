@@ -421,7 +421,9 @@ def test_names_of_columns_that_do_not_fit(make, tmp_path, columns, message):
 
 
 def test_names_of_columns_are_for_text(make, tmp_path):
-    with pytest.raises(FinerankError, match=r"expected text files beside columns or separator, fo"):
+    with pytest.raises(
+        FinerankError, match=r"expected text files beside columns, separator or enc"
+    ):
         prepare(make({"log.columns": list(LOG)}), tmp_path / "out")
 
 

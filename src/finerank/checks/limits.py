@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 KNOWN = {
     "recipe": "name log users items features histories tasks split negatives model training",
-    "log": "path columns separator derive user item time event examples",
-    "users": "path columns separator derive key title",
-    "items": "path columns separator derive key title",
+    "log": "path columns separator encoding derive user item time event examples",
+    "users": "path columns separator encoding derive key title",
+    "items": "path columns separator encoding derive key title",
     "features": "side type column space separator min_count max_size buckets",
     "histories": "features where max_length max_age",
     "tasks": "label event within weight",

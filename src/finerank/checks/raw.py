@@ -80,9 +80,7 @@ class RawLog:
 
     def _open(self, path: str, where: str, settings: FileSettings) -> str:
         """The select that reads files, by the one reader that the package has."""
-        table = open_table(
-            self.tables, path, where, columns=settings.columns, separator=settings.separator
-        )
+        table = open_table(self.tables, path, where, settings)
         return f"({self.tables.compile(table)})"
 
     def _load_examples(self) -> None:

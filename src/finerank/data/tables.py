@@ -14,10 +14,10 @@ from ibis.expr import datatypes
 from sqlglot import expressions
 
 from finerank.errors import FinerankError, did_you_mean
-from finerank.settings import SPLITS
+from finerank.settings import SPLITS, FileSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from ibis.backends.duckdb import Backend
 
@@ -71,18 +71,12 @@ def _kind(file: Path) -> str | None:
 
 
 def open_table(
-    engine: Backend,
-    path: str,
-    where: str,
-    *,
-    columns: Sequence[str] | None = None,
-    separator: str | None = None,
+    engine: Backend, path: str, where: str, settings: FileSettings | None = None
 ) -> ibis.Table:
     """A table over files; nothing is loaded yet.
 
     Args:
-        columns: the names of the columns, of text files without a header row.
-        separator: between the columns of text files; guessed where left out.
+        settings: how text files are written; what is derived is not added here.
 
     Raises:
         FinerankError: no such file, only empty ones, or one that can't be read.
@@ -92,23 +86,27 @@ def open_table(
     if not names:
         raise FinerankError(where, expected="a table", found=f"an empty file, {files[0]}")
     kind = _kind(files[0])
-    if kind != "csv" and (columns is not None or separator is not None):
+    text = settings or FileSettings()
+    options = {"delim": text.separator, "encoding": text.encoding}
+    options = {name: value for name, value in options.items() if value is not None}
+    if kind != "csv" and (text.columns is not None or options):
         raise FinerankError(
-            where, expected="text files beside columns or separator", found=f"{kind} in {path}"
+            where,
+            expected="text files beside columns, separator or encoding",
+            found=f"{kind} in {path}",
         )
     try:
         if kind == "parquet":
             return engine.read_parquet(names)
         if kind == "csv":
-            options: dict[str, Any] = {} if separator is None else {"delim": separator}
-            if columns is None:
+            if text.columns is None:
                 return engine.read_csv(names, union_by_name=True, **options)
             table = engine.read_csv(names, header=False, **options)
-            if len(table.columns) != len(columns):
+            if len(table.columns) != len(text.columns):
                 raise FinerankError(
-                    where, expected=f"{len(columns)} columns", found=f"{len(table.columns)}"
+                    where, expected=f"{len(text.columns)} columns", found=f"{len(table.columns)}"
                 )
-            return table.rename(dict(zip(columns, table.columns, strict=True)))
+            return table.rename(dict(zip(text.columns, table.columns, strict=True)))
         if kind == "json":
             return engine.read_json(names)
         name = ibis.util.gen_name("arrow")
@@ -261,13 +259,7 @@ class RawTables:
         self.entities: dict[Home, ibis.Table] = {}
         self.log = self._open_log(engine)
         for home, settings in recipe.entities.items():
-            table = open_table(
-                engine,
-                settings.path,
-                f"{home}.path",
-                columns=settings.columns,
-                separator=settings.separator,
-            )
+            table = open_table(engine, settings.path, f"{home}.path", settings)
             self.entities[home] = with_columns(table, settings.derive, f"{home}.derive")
         self._check_columns()
 
@@ -277,17 +269,13 @@ class RawTables:
             paths = {name: getattr(split, name) for name in SPLITS}
             table = _join(
                 {
-                    name: open_table(
-                        engine, path, f"split.{name}", columns=log.columns, separator=log.separator
-                    )
+                    name: open_table(engine, path, f"split.{name}", log)
                     for name, path in paths.items()
                 }
             )
         else:
             assert log.path is not None
-            table = open_table(
-                engine, log.path, "log.path", columns=log.columns, separator=log.separator
-            )
+            table = open_table(engine, log.path, "log.path", log)
         return with_columns(table, log.derive, "log.derive")
 
     def _check_columns(self) -> None:
