@@ -76,7 +76,7 @@ class Recipe(Settings):
         if (self.log.path is None) != (self.split.by == "files"):
             found = "neither" if self.log.path is None else "both"
             raise WrongSetting(expected="either log.path or split.by: files", found=found)
-        sampled = self.negatives is not None and self.negatives.sampled
+        sampled = self.samples_negatives
         exclude = self.negatives.exclude if self.negatives is not None else None
         for column, part in (
             ("user", "users" if self.users else None),
@@ -93,7 +93,7 @@ class Recipe(Settings):
                 raise WrongSetting(
                     key=f"log.{column}", expected=f"a column, for {part}", found="none"
                 )
-        if any(task.event is not None for task in self.tasks.values()):
+        if self.has_event_tasks:
             self._check_event_log()
         for name, history in self.histories.items():
             for feature in history.features:
@@ -132,6 +132,16 @@ class Recipe(Settings):
                 expected="features of side item or history",
                 found=f"{feature!r} of side {side}",
             )
+
+    @property
+    def has_event_tasks(self) -> bool:
+        """Whether the label of a task is what followed in the log."""
+        return any(task.event is not None for task in self.tasks.values())
+
+    @property
+    def samples_negatives(self) -> bool:
+        """Whether negatives are sampled beside the positives."""
+        return self.negatives is not None and self.negatives.sampled
 
     @property
     def entities(self) -> dict[Entity, EntityTableSettings]:

@@ -137,7 +137,7 @@ class _Checker:
         with self.progress("checking all examples", None):
             checks = [examples.rows(), examples.split()]
             checks += [check_windows(examples, name) for name in self._histories(known=True)]
-            checks += [examples.negatives()] if self.stored.has_sampled else []
+            checks += [examples.negatives()] if self.recipe.samples_negatives else []
         with self.progress("fitting anew", None):
             fitted = Fitted(raw)
             checks.append(fitted.vocabularies(self._spaces()))

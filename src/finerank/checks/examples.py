@@ -62,7 +62,7 @@ class AllExamples:
         if not self.stored.keys:
             return Check("rows", "not checked", "the log names no user, item or time to find rows")
         found, beside = Findings(), ""
-        if self.stored.has_sampled:
+        if self.recipe.samples_negatives:
             keys = [key for key in self.keys if key != "item"]
             on = " AND ".join(f"r.{key} = b.{key}" for key in keys)
             beside = f" WHERE NOT EXISTS (FROM rows r WHERE r.kept AND {on})"
@@ -85,7 +85,7 @@ class AllExamples:
                 f"in {SPLITS[split]} by the log and the recipe's split, found {n} ({said})",
             )
         ((total,),) = self.raw.ask("SELECT count(*) FROM examples")
-        beside = ", or a sampled negative beside one" if self.stored.has_sampled else ""
+        beside = ", or a sampled negative beside one" if self.recipe.samples_negatives else ""
         what = f"each of {total:,} examples is a row of the log{beside}"
         return found.check(
             "rows", what if self.recipe.split.by == "random" else f"{what}, in its split"

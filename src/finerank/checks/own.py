@@ -43,7 +43,7 @@ class OwnRows:
             and all(row[key] == getattr(example, key) for key in keys)
         ]
         own = [row for row in beside if row["item"] == example.item]
-        sampled = not own and self.stored.has_sampled
+        sampled = not own and self.recipe.samples_negatives
         if sampled:
             own = beside
             self._check_item_ids(example)

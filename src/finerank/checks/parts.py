@@ -35,7 +35,7 @@ def with_parts(raw: RawLog) -> str:
     else:
         source = "SELECT *, NULL AS part FROM picked"
     source = f"SELECT * EXCLUDE part, CASE WHEN kept THEN part ELSE -1 END AS split FROM ({source})"  # noqa: S608
-    if raw.by_events:
+    if raw.recipe.has_event_tasks:
         source = _with_cuts(raw, source)
     return source
 

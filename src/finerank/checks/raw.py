@@ -50,7 +50,6 @@ class RawLog:
         self.tables, self.engine = tables, tables.con
         self.stored, self.recipe = stored, stored.recipe
         self.features = features
-        self.by_events = any(task.event is not None for task in self.recipe.tasks.values())
         self._load_examples()
         self._load_rows()
         self.engine.execute(f"CREATE TABLE parted AS {with_parts(self)}")
@@ -146,7 +145,7 @@ class RawLog:
         labelled = " OR ".join(f'r."label.{name}" IS NOT NULL' for name in self.recipe.tasks)
         self.engine.execute(
             f"CREATE TABLE picked AS SELECT r.*, {rows['user']} AS user, {rows['item']} AS item, "  # noqa: S608
-            f"r.meant AND ({'TRUE' if self.by_events else labelled}) AS kept "
+            f"r.meant AND ({'TRUE' if self.recipe.has_event_tasks else labelled}) AS kept "
             f"FROM (SELECT {as_columns(columns)} FROM log_said) r{joins} WHERE {usable}"
         )
 

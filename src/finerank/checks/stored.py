@@ -63,11 +63,6 @@ class Stored:
         self.keys = [name for name in names if getattr(self.recipe.log, name) is not None]
         self.vocabularies: dict[str, dict[str, int]] = {}
 
-    @property
-    def has_sampled(self) -> bool:
-        """Whether there are sampled negatives among the examples."""
-        return self.recipe.negatives is not None and self.recipe.negatives.sampled
-
     @cached_property
     def numbers(self) -> dict[str, dict[str, float]]:
         """Number feature -> ``mean`` and ``std``."""

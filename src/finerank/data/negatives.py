@@ -103,8 +103,7 @@ def thinned(rows: ibis.Table, recipe: Recipe) -> tuple[ibis.Table, int, dict[str
     assert settings.keep is not None
     labels = {task: rows[f"label.{task}"] for task in recipe.tasks}
     train = rows.split == TRAIN
-    positive = ibis.or_(*(label.fill_null(0) == 1 for label in labels.values()))
-    kept = positive | drawn(rows, settings.keep, f"keep {settings.seed}")
+    kept = _is_positive(rows, recipe) | drawn(rows, settings.keep, f"keep {settings.seed}")
     counts = {"left_out": (train & ~kept).sum()}
     for task, label in labels.items():
         counts[f"all.{task}"] = (train & (label == 0)).sum()
@@ -147,8 +146,7 @@ def fit_negatives(
     items = entities["items"]
     size = len(items.keys)
     train = rows.filter(rows.split == TRAIN)
-    positive = ibis.or_(*(train[f"label.{task}"].fill_null(0) == 1 for task in recipe.tasks))
-    pool = train.group_by("item").agg(n=positive.sum()).to_pyarrow()
+    pool = train.group_by("item").agg(n=_is_positive(train, recipe).sum()).to_pyarrow()
     weights = np.zeros(size)
     places = items.keys.encode(pool["item"].combine_chunks())
     counts = pool["n"].to_numpy()
@@ -171,6 +169,11 @@ def fit_negatives(
         seed=settings.seed,
         item_ids=_item_ids(recipe, schema, encoder),
     )
+
+
+def _is_positive(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
+    """Which rows have a label of 1."""
+    return ibis.or_(*(rows[f"label.{task}"].fill_null(0) == 1 for task in recipe.tasks))
 
 
 def _met(rows: ibis.Table, encoder: RowEncoder, items: int, *, with_time: bool) -> Met:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import ibis
 
 from finerank.data.durations import as_duration
-from finerank.data.splits import TEST, TRAIN, VALID
+from finerank.data.splits import TEST, TRAIN, VALID, asked, first_time
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ def with_outcomes(rows: types.Table, recipe: Recipe) -> types.Table:
         FinerankError: a horizon isn't of the time column's kind.
     """
     tasks = {name: task for name, task in recipe.tasks.items() if task.event is not None}
-    if not tasks:
-        return rows
     if rows.time.type().is_date():
         rows = rows.mutate(moment=rows.time.cast("timestamp"))
     else:
@@ -60,8 +58,6 @@ def check_events(rows: types.Table, recipe: Recipe) -> None:
         FinerankError: one isn't.
     """
     named = {task.event: name for name, task in recipe.tasks.items() if task.event is not None}
-    if not named:
-        return
     counted = rows.group_by("event").agg(n=ibis._.count()).order_by(ibis.desc("n"), "event")
     there = counted.event.to_pyarrow().to_pylist()
     for event, name in named.items():
@@ -79,20 +75,10 @@ def _cut(rows: types.Table, recipe: Recipe) -> tuple[ibis.Value, ibis.Value]:
 
     The first moment of the next split, not included; for the test set the log's last one.
     """
-    window = ibis.window(group_by="user") if recipe.split.by == "last" else None
-
-    def first(split: int) -> ibis.Value:
-        begins = (rows.split == split).ifelse(rows.moment, None).min()
-        return begins.over(window) if window is not None else _asked(rows, begins)
-
-    end = _asked(rows, rows.moment.max())
-    cut = ibis.cases((rows.split == TRAIN, first(VALID)), (rows.split == VALID, first(TEST)))
+    valid, test = (first_time(rows, split, recipe, column="moment") for split in (VALID, TEST))
+    end = asked(rows.agg(end=rows.moment.max()))
+    cut = ibis.cases((rows.split == TRAIN, valid), (rows.split == VALID, test))
     return cut.fill_null(end), (rows.split == TEST) | cut.isnull()
-
-
-def _asked(rows: types.Table, value: ibis.Value) -> ibis.Value:
-    """A value over all rows, computed now."""
-    return ibis.memtable(rows.agg(value=value).to_pyarrow()).value.as_scalar()
 
 
 def _duration(written: float | str, rows: types.Table, where: str) -> ibis.Value:

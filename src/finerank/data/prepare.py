@@ -142,7 +142,7 @@ class _Preparation:
         )
         total = sum(usable.sizes.values())
         negatives = None
-        if self.recipe.negatives is not None and self.recipe.negatives.sampled:
+        if self.recipe.samples_negatives:
             with self.progress("counting items to sample from", None):
                 negatives = fit_negatives(rows, self.recipe, schema, encoder, entities)
         with contextlib.closing(

@@ -73,10 +73,7 @@ def _time_bounds(rows: types.Table, split: TimeSplit) -> tuple[ibis.Value, ibis.
             for later in (split.valid + split.test, split.test)
         )
         # asked one by one: as parts of a larger query the sorting may be shared, and its order lost
-        valid_from, test_from = (
-            ibis.memtable(ordered.limit(1, offset=place).to_pyarrow()).time.as_scalar()
-            for place in places
-        )
+        valid_from, test_from = (asked(ordered.limit(1, offset=place)) for place in places)
         return valid_from, test_from
     kind = rows.time.type()
     try:
@@ -90,6 +87,24 @@ def _time_bounds(rows: types.Table, split: TimeSplit) -> tuple[ibis.Value, ibis.
             found=f"{split.valid_from!r}, {split.test_from!r}",
         ) from error
     return valid_from, test_from
+
+
+def asked(one: types.Table) -> ibis.Value:
+    """The one value of a table of one row and one column, computed now."""
+    answer = ibis.memtable(one.to_pyarrow())
+    return answer[answer.columns[0]].as_scalar()
+
+
+def first_time(rows: types.Table, split: int, recipe: Recipe, *, column: str) -> ibis.Value:
+    """When a split begins: for each user by itself where ``split.by`` is last.
+
+    Args:
+        column: the times.
+    """
+    begins = (rows.split == split).ifelse(rows[column], None).min()
+    if isinstance(recipe.split, LastSplit):
+        return begins.over(ibis.window(group_by="user"))
+    return asked(rows.agg(begins=begins))
 
 
 def check_sizes(rows: types.Table) -> dict[str, int]:

@@ -10,7 +10,7 @@ import ibis
 from finerank.data.negatives import thinned
 from finerank.data.outcomes import check_events, with_outcomes
 from finerank.data.rows import select_rows
-from finerank.data.splits import NO_EXAMPLE, TRAIN, VALID, check_sizes, with_split
+from finerank.data.splits import NO_EXAMPLE, TRAIN, VALID, check_sizes, first_time, with_split
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str])
     reasons = {f"no {name}": rows[name].isnull() for name in needed}
     if "example" in rows.columns:
         reasons["not an example"] = ~rows.example
-    sampled = recipe.negatives is not None and recipe.negatives.sampled
-    by_events = any(task.event is not None for task in recipe.tasks.values())
-    if not by_events:
+    if not recipe.has_event_tasks:
         reasons["no label"] = _unlabelled(rows, recipe)
     seen: ibis.Value = ibis.literal(value=False)
     counts = {"rows": rows.count()}
@@ -81,11 +79,13 @@ def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str])
         raise FinerankError("log", expected=expected, found=f"none: {dropped}")
     kept = with_split(rows.filter(~seen), recipe)
     others = rows.drop_null(needed, how="any").filter(seen) if needed else None
-    if others is not None and (recipe.histories or by_events or sampled):
+    if others is not None and (
+        recipe.histories or recipe.has_event_tasks or recipe.samples_negatives
+    ):
         others = others.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
         kept = kept.union(others.select(kept.columns))
     rows = engine.create_table("rows", kept)
-    if by_events:
+    if recipe.has_event_tasks:
         rows, unknown = _with_outcomes(rows, recipe, engine)
         dropped |= {"outcome not known yet": unknown} if unknown else {}
     if recipe.negatives is not None and recipe.negatives.keep is not None:
@@ -107,21 +107,13 @@ def rows_to_fit_on(rows: ibis.Table, recipe: Recipe) -> ibis.Table:
     Args:
         rows: as `Usable` has them.
     """
-    train = rows.split == TRAIN
     if not recipe.histories or recipe.split.by not in ("time", "last"):
-        return rows.filter(train)
-    begins = (rows.split == VALID).ifelse(rows.time, None).min()
-    if recipe.split.by == "last":
-        begins = begins.over(ibis.window(group_by="user"))
-    else:
-        begins = ibis.memtable(rows.agg(at=begins).to_pyarrow()).at.as_scalar()
+        return rows.filter(rows.split == TRAIN)
+    begins = first_time(rows, VALID, recipe, column="time")
     early = rows.mutate(early=(rows.time < begins).fill_null(False))  # noqa: FBT003
-    step = (early.split == NO_EXAMPLE) & early.early & _enters(early, recipe)
+    enters = ibis.or_(*(early[f"enters.{name}"] for name in recipe.histories))
+    step = (early.split == NO_EXAMPLE) & early.early & enters
     return early.filter((early.split == TRAIN) | step).drop("early")
-
-
-def _enters(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
-    return ibis.or_(*(rows[f"enters.{name}"] for name in recipe.histories))
 
 
 def _unlabelled(rows: ibis.Table, recipe: Recipe) -> ibis.Value:

@@ -60,7 +60,7 @@ class MiniBatchL2:
         rows = {space: torch.cat(ids).unique() for space, ids in used.items()}
         for space, table in self.tables:
             assert table.grad is not None
-            strength = self.strengths[space].to(table.dtype).index_select(0, rows[space])
+            strength = self.strengths[space].index_select(0, rows[space]).to(table.dtype)
             term = table.index_select(0, rows[space]) * strength.unsqueeze(1)  # (ids, D)
             table.grad.index_add_(0, rows[space], term)
 
