@@ -19,6 +19,8 @@ from finerank.bundle import Bundle, load_bundle
 from finerank.data.dataset import Dataset
 from finerank.data.events import as_times
 from finerank.data.examples import Examples
+from finerank.data.list_columns import list_columns
+from finerank.data.lists import read_lists
 from finerank.data.past import Past, derivable
 from finerank.data.rows import EncodedRows, starts_request
 from finerank.data.storage import as_column
@@ -67,7 +69,7 @@ class Ranker:
         self.bundle, self.recipe, self.schema = bundle, bundle.recipe, bundle.schema
         known = past or _past_of_training(bundle)
         self.past = known or Past.empty(self.schema, bundle.encoder)
-        self.lacks_past = bool(self.schema.histories) and known is None
+        self.lacks_past = bool(self.schema.event_histories) and known is None
         self._features = [
             f for f in self.schema.features if f.home == "log" and f.side != "history"
         ]
@@ -115,7 +117,8 @@ class Ranker:
             candidates: raw ids of items; those never seen score as the unknown item.
             time: of the request, as in the log; only events strictly before it are history. Now
                 where left out: everything is.
-            context: the log's other columns that the features need.
+            context: the log's other columns that the features need, and those of ready-made
+                histories: the lists as the log has them.
             history: this user's events, oldest first, each with the log's columns, in place of
                 what is known of the user.
             by: the task to order by; the first where left out.
@@ -169,10 +172,11 @@ class Ranker:
         Raises:
             FinerankError: the recipe has no such history.
         """
-        history = next((h for h in self.schema.histories if name in (None, h.name)), None)
+        known = self.schema.event_histories
+        history = next((h for h in known if name in (None, h.name)), None)
         if history is None:
-            hint = did_you_mean(str(name), [h.name for h in self.schema.histories])
-            raise FinerankError("name", expected="a history", found=repr(name), fix=hint)
+            hint = did_you_mean(str(name), [h.name for h in known])
+            raise FinerankError("name", expected="a history of events", found=repr(name), fix=hint)
         times = None if time is None else as_times(pa.array([time]))
         bounds = self.past.windows(pa.array([user]), times, 1, self.schema)[history.name]
         store, items = self.past.stores[history.name], self.bundle.items
@@ -259,6 +263,7 @@ class Ranker:
         roles = {"item": log.item, "user": log.user}
         wanted = {r: c for r, c in roles.items() if c is not None}
         wanted |= {f"feature.{f.name}": recipe.column_of(f.name) for f in self._features}
+        wanted |= list_columns(recipe)
         of_time = {c: sql for c, sql in log.derive.items() if c == log.time}
         times = (*raw.column_names, *derivable(of_time, raw.column_names))
         if log.time is not None and log.time in times:
@@ -304,21 +309,31 @@ class Ranker:
         if users is None and "user" in rows.column_names:
             users = rows["user"].combine_chunks()
         starts = self._starts(encoded, None if users is None else past.keys.encode(users))
+        lists = {
+            h.name: read_lists(rows, h.name, self.recipe, bundle.encoder)
+            for h in self.schema.list_histories
+        }
+        for each in lists.values():
+            starts |= each.changes()
         first = np.flatnonzero(starts)
         places = pa.array(first)
         own = {name: as_column(encoded.features[name].take(places)) for name in request}
         users = None if users is None else users.take(places)
         times = None if encoded.time is None else encoded.time[first]
+        windows = past.windows(users, times, len(first), self.schema)
+        for name, each in lists.items():
+            bounds = each.offsets[first], each.offsets[first + 1]
+            windows[name] = torch.from_numpy(bounds[0]), torch.from_numpy(bounds[1])
         examples = Examples(
             schema=self.schema,
             users=bundle.users,
             items=bundle.items,
-            stores=past.stores,
+            stores={**past.stores, **{name: each.store() for name, each in lists.items()}},
             user=torch.zeros(len(first), dtype=torch.int32)
             if encoded.user is None
             else torch.from_numpy(encoded.user[first]),
             request=own,
-            windows=past.windows(users, times, len(first), self.schema),
+            windows=windows,
             first_candidate=torch.from_numpy(np.append(first, len(starts))),
             item=None if encoded.item is None else torch.tensor(encoded.item),
             candidate={
@@ -367,7 +382,7 @@ def load_ranker(path: str | Path, *, history: str | Path | pa.Table | None = Non
 
 def _past_of_training(bundle: Bundle) -> Past | None:
     """The data set's past; None where the data set is gone or was prepared anew."""
-    if bundle.schema.histories:
+    if bundle.schema.event_histories:
         with contextlib.suppress(FinerankError):  # it is gone, or of another version
             dataset = Dataset(bundle.dataset)
             if dataset.manifest["identity"] == bundle.dataset_identity:

@@ -83,8 +83,8 @@ class Recipe(Settings):
             ("item", "items" if self.items else None),
             ("time", f"split.by: {self.split.by}" if self.split.by in ("time", "last") else None),
             ("user", "split.by: last" if self.split.by == "last" else None),
-            ("user", "histories" if self.histories else None),
-            ("time", "histories" if self.histories else None),
+            ("user", "histories" if self.event_histories else None),
+            ("time", "histories" if self.event_histories else None),
             ("user", "sampled negatives" if sampled else None),
             ("item", "sampled negatives" if sampled else None),
             ("time", "negatives.exclude: before" if sampled and exclude == "before" else None),
@@ -98,6 +98,8 @@ class Recipe(Settings):
         for name, history in self.histories.items():
             for feature in history.features:
                 self._check_step_feature(f"histories.{name}.features", feature)
+            if history.lists is not None:
+                self._check_lists(f"histories.{name}", history, history.lists)
         return self
 
     def _check_event_log(self) -> None:
@@ -132,6 +134,54 @@ class Recipe(Settings):
                 expected="features of side item or history",
                 found=f"{feature!r} of side {side}",
             )
+
+    def _check_lists(
+        self, key: str, history: HistorySettings, lists: Mapping[str, str]
+    ) -> None:
+        """What a history of ready-made lists needs of its features."""
+        for feature in lists:
+            if (kind := self.features[feature].type) not in ("id", "number"):
+                raise WrongSetting(
+                    key=f"{key}.lists.{feature}",
+                    expected="a feature of type id or number, one value a step",
+                    found=f"type: {kind}",
+                )
+        others = [feature for feature in history.features if feature not in lists]
+        if others and self.item_list(history) is None:
+            raise WrongSetting(
+                key=f"{key}.lists",
+                expected=f"a list for {others[0]!r}, or one of the feature that is the item's id",
+                found=f"lists for {', '.join(lists)}",
+            )
+
+    @property
+    def event_histories(self) -> dict[str, HistorySettings]:
+        """The histories that are windows over the log's events."""
+        return {name: each for name, each in self.histories.items() if each.lists is None}
+
+    @property
+    def list_histories(self) -> dict[str, HistorySettings]:
+        """The histories that the log's rows hold ready-made."""
+        return {name: each for name, each in self.histories.items() if each.lists is not None}
+
+    def item_list(self, history: HistorySettings) -> str | None:
+        """Of a history's lists, the feature that is the item's id; None where there is none."""
+        ids = {self.log.item, None if self.items is None else self.items.key} - {None}
+        found = (
+            name
+            for name in history.lists or ()
+            if self.features[name].side == "item" and self.column_of(name) in ids
+        )
+        return next(found, None)
+
+    def only_listed(self, feature: str) -> bool:
+        """Whether a feature has no column of its own: it stands in steps, all of them listed."""
+        using = [each for each in self.histories.values() if feature in each.features]
+        return (
+            self.features[feature].side == "history"
+            and bool(using)
+            and all(feature in (each.lists or ()) for each in using)
+        )
 
     @property
     def has_event_tasks(self) -> bool:

@@ -167,9 +167,16 @@ class FeatureSettings(Settings):
 
 
 class HistorySettings(Settings):
-    """A user's past events: those strictly before the request, the most recent kept."""
+    """A user's past events: those strictly before the request, the most recent kept.
 
-    features: list[str] = Field(min_length=1, description="features of each step")
+    Or steps that each row of the log holds ready-made, in lists.
+    """
+
+    features: list[str] = Field(
+        default_factory=list,
+        min_length=1,
+        description="features of each step; beside lists, those of the lists where left out",
+    )
     where: str | None = Field(default=None, description="SQL condition: which events enter")
     max_length: int = Field(default=50, ge=1, description="steps kept, the most recent")
     max_age: Duration | None = Field(
@@ -177,6 +184,45 @@ class HistorySettings(Settings):
         description="how long before the request a step may be: 30s, 45m, 12h or 7d, or a number "
         "in the unit of a time column of numbers",
     )
+    lists: dict[str, str] | None = Field(
+        default=None,
+        min_length=1,
+        description="in place of events: feature -> column of the log that holds the row's steps, "
+        "a list or text with a separator. The other features come from the item table, by the "
+        "item's id in a list",
+    )
+    newest: Literal["last", "first"] = Field(
+        default="last", description="at which end of the lists the most recent step is"
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description="for lists held in text: what stands between steps"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _features_of_lists(cls, content: object) -> object:
+        if isinstance(content, Mapping) and isinstance(content.get("lists"), Mapping):
+            return {"features": list(content["lists"]), **content}
+        return content
+
+    @model_validator(mode="after")
+    def _one_way(self) -> HistorySettings:
+        if not self.features:
+            raise WrongSetting(key="features", expected="this key, or lists", found="nothing")
+        if self.lists is None:
+            alone = ("newest", "separator")
+            expected = "lists beside"
+        else:
+            alone = ("where", "max_age")
+            expected = "no lists, which hold their steps ready-made, beside"
+        for key in alone:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise WrongSetting(expected=f"{expected} {key}", found=repr(getattr(self, key)))
+        if unknown := [name for name in self.lists or () if name not in self.features]:
+            raise WrongSetting(
+                key="lists", expected="lists of the history's features", found=repr(unknown[0])
+            )
+        return self
 
 
 class TaskSettings(Settings):

@@ -12,6 +12,7 @@ from finerank.data.encoding import load_encodings
 from finerank.data.entities import Entities
 from finerank.data.events import EventStore
 from finerank.data.examples import Examples
+from finerank.data.lists import ListStore
 from finerank.data.manifest import read_manifest
 from finerank.data.rows import RowEncoder
 from finerank.data.schema import Schema
@@ -53,10 +54,13 @@ class Dataset:
         return self._entities("items")
 
     @cached_property
-    def stores(self) -> dict[str, EventStore]:
-        """The events behind each history."""
+    def stores(self) -> dict[str, EventStore | ListStore]:
+        """The events behind each history, or its steps where its lists are ready-made."""
         folder = self.folder / "events"
-        return {each.name: EventStore.load(folder / each.name) for each in self.schema.histories}
+        return {
+            each.name: (ListStore if each.listed else EventStore).load(folder / each.name)
+            for each in self.schema.histories
+        }
 
     @cached_property
     def encoder(self) -> RowEncoder:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finerank.data.entities import Entities
+    from finerank.data.list_writer import ListWriter
     from finerank.data.negatives import Negatives
     from finerank.data.schema import Feature, History, Schema
 
@@ -28,7 +29,7 @@ class ExampleWriter:
     Pieces of events come in order of user and time; pieces of examples too, split after split.
 
     Attributes:
-        events: how many events each history has.
+        events: how many events each history has, or steps where its lists are ready-made.
         requests: how many requests each split has.
     """
 
@@ -38,10 +39,12 @@ class ExampleWriter:
         schema: Schema,
         encoder: RowEncoder,
         entities: dict[str, Entities],
+        *,
+        lists: ListWriter,
         negatives: Negatives | None = None,
     ) -> None:
         self.folder, self.schema, self.encoder, self.entities = folder, schema, encoder, entities
-        self.negatives = negatives
+        self.lists, self.negatives = lists, negatives
         self.events: dict[str, int] = {}
         self.requests: dict[str, int] = {}
         self._stores: dict[str, EventStore] = {}
@@ -99,7 +102,8 @@ class ExampleWriter:
             return
         rows = self.encoder.encode(piece, [f.name for f in self._in_log])
         own = [f.name for f in self._in_log if f.side != "item"]
-        starts = np.flatnonzero(starts_request(rows, own, self._previous))
+        differs, listed = self.lists.add(piece)
+        starts = np.flatnonzero(starts_request(rows, own, self._previous) | differs)
         request = with_prefix({name: rows.features[name].take(pa.array(starts)) for name in own})
         labels = {task: _labels(piece.column(f"label.{task}")) for task in self.schema.tasks}
         candidates, places = rows, np.arange(len(rows))
@@ -112,13 +116,15 @@ class ExampleWriter:
             request["user"] = pa.array(rows.user[starts])
         if rows.time is not None:
             request["time"] = pa.array(rows.time[starts], from_pandas=False)
-        for history in self.schema.histories:
+        windows = {name: (one[starts], end[starts]) for name, (one, end) in listed.items()}
+        for history in self.schema.event_histories:
             assert rows.user is not None
             assert rows.time is not None
-            window = self._stores[history.name].window(
+            windows[history.name] = self._stores[history.name].window(
                 rows.user[starts], rows.time[starts], history.max_length, history.max_age
             )
-            request[f"start.{history.name}"], request[f"end.{history.name}"] = map(pa.array, window)
+        for name, window in windows.items():
+            request[f"start.{name}"], request[f"end.{name}"] = map(pa.array, window)
         candidate = with_prefix(
             {f.name: candidates.features[f.name] for f in self._in_log if f.side == "item"}
         )
@@ -143,10 +149,19 @@ class ExampleWriter:
     def close(self) -> None:
         """Close what is open; needed where something failed in between."""
         self._stack.close()
+        self.lists.close()
+
+    def end_lists(self) -> None:
+        """Close the stores of ready-made histories.
+
+        Raises:
+            FinerankError: no row has a step of one.
+        """
+        self.events |= self.lists.end()
 
     def end_examples(self) -> None:
         """Close the files of a split."""
-        self.close()
+        self._stack.close()
         self._requests = self._candidates = self._previous = None
 
     def _count(self, split: str, rows: EncodedRows, candidate: dict[str, pa.Array]) -> None:

@@ -14,10 +14,13 @@ from finerank.data.batch import Batch, Column, Steps, take
 from finerank.nn.jagged import expand_ranges
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from finerank.data.entities import Entities
     from finerank.data.events import EventStore
+    from finerank.data.lists import ListStore
     from finerank.data.schema import Feature, Schema
 
 
@@ -27,7 +30,7 @@ class Examples:
 
     Attributes:
         users: None where the log names no users; items likewise.
-        stores: the events behind each history.
+        stores: the events behind each history, or its steps where its lists are ready-made.
         user: row of each request's user ``(R,)``, 0 where unknown.
         request: the request's features that its own row holds.
         windows: history -> first event and end ``(R,)`` each.
@@ -41,7 +44,7 @@ class Examples:
     schema: Schema
     users: Entities | None
     items: Entities | None
-    stores: dict[str, EventStore]
+    stores: Mapping[str, EventStore | ListStore]
     user: Tensor
     request: dict[str, Column]
     windows: dict[str, tuple[Tensor, Tensor]]
@@ -106,7 +109,7 @@ class Examples:
         self, feature: Feature, own: dict[str, Column], rows: Tensor, entity: Tensor | None
     ) -> Column:
         """A feature at the given rows: from their own table, or from that of users or items."""
-        if feature.home == "log":
+        if feature.name in own:
             return take(own[feature.name], rows)
         entities = self.users if feature.home == "users" else self.items
         assert entities is not None

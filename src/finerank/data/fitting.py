@@ -14,7 +14,9 @@ from finerank.data.encoding import (
     NumberEncoding,
     VectorEncoding,
 )
+from finerank.data.list_columns import as_kind, step_values
 from finerank.data.rows import as_id
+from finerank.data.splits import TRAIN
 from finerank.data.vocabulary import Buckets, Ids, Vocabulary
 from finerank.errors import FinerankError
 
@@ -39,6 +41,7 @@ class Fitting:
 
     def __init__(self, train: ibis.Table, tables: RawTables) -> None:
         self.train, self.tables, self.recipe = train, tables, tables.recipe
+        self.examples = train.filter(train.split == TRAIN)  # whose lists are steps, too
 
     def encodings(self) -> dict[str, Encoding]:
         """One encoding a feature; features of one id space share their vocabulary."""
@@ -51,12 +54,14 @@ class Fitting:
         return {name: self._encoding(name, recipe, vocabularies) for name in recipe.features}
 
     def _encoding(self, name: str, recipe: Recipe, vocabularies: dict[str, Ids]) -> Encoding:
-        feature, kind = recipe.features[name], self.tables.column_type(name)
-        where = f"features.{name}"
+        feature, where = recipe.features[name], f"features.{name}"
         if feature.type == "id":
             return IdEncoding(vocabularies[recipe.space_of(name)])
         if feature.type == "ids":
             return IdsEncoding(vocabularies[recipe.space_of(name)], feature.separator)
+        if recipe.only_listed(name):
+            return self._number(name)
+        kind = self.tables.column_type(name)
         if feature.type == "vector":
             if not kind.is_array() or not kind.value_type.is_numeric():
                 raise FinerankError(where, expected="lists of numbers", found=str(kind))
@@ -71,7 +76,7 @@ class Fitting:
         return self._number(name)
 
     def _values(self, name: str) -> ibis.Table:
-        """The raw values of a feature over the training rows: ``value`` and how often, ``n``.
+        """The raw values of a feature's column over the training rows: ``value``, how often ``n``.
 
         A value may come several times; its counts add up.
         """
@@ -96,6 +101,8 @@ class Fitting:
     def _vocabulary(self, space: str, features: list[str]) -> Ids:
         parts = []
         for name in features:
+            if self.recipe.only_listed(name):
+                continue
             values = self._values(name).filter(ibis._.value.notnull())
             feature, kind = self.recipe.features[name], values.value.type()
             where = f"features.{name}"
@@ -120,6 +127,10 @@ class Fitting:
                     where, expected="one id a row", found="lists", fix="Say type: ids."
                 )
             parts.append(values.select("value", "n"))
+        for name in features:
+            for where, steps in step_values(self.examples, self.recipe, name):
+                ids = steps.mutate(value=as_id(steps.value, where))
+                parts.append(as_kind(ids, parts[0].value.type()) if parts else ids)
         kinds = {str(part.value.type().copy(nullable=True)) for part in parts}
         if len(kinds) > 1:
             raise FinerankError(
@@ -147,7 +158,10 @@ class Fitting:
         return Vocabulary(ordered["value"].combine_chunks())
 
     def _number(self, name: str) -> NumberEncoding:
-        values = self._values(name).mutate(value=ibis._.value.cast("float64"))
+        parts = [] if self.recipe.only_listed(name) else [self._values(name)]
+        parts += [steps for _, steps in step_values(self.examples, self.recipe, name)]
+        parts = [part.select(ibis._.value.cast("float64").name("value"), "n") for part in parts]
+        values = parts[0] if len(parts) == 1 else ibis.union(*parts)
         finite = values.filter(
             values.value.notnull() & ~values.value.isnan() & ~values.value.isinf()
         )

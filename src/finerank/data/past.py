@@ -47,14 +47,15 @@ class Past:
         """Nobody did anything."""
         keys = Vocabulary(pa.array([], pa.int64()))
         nobody = np.zeros(0, dtype=np.int64)
-        stores = {h.name: _store(h, schema, encoder, keys, None, nobody) for h in schema.histories}
+        stores = {h.name: _store(h, schema, encoder, keys, None, nobody) for h in schema.event_histories}
         return cls(keys, stores)
 
     @classmethod
     def of(cls, dataset: Dataset) -> Past:
         """All that a prepared data set knows."""
         assert dataset.users is not None
-        return cls(dataset.users.keys, dataset.stores)
+        stores = {n: each for n, each in dataset.stores.items() if isinstance(each, EventStore)}
+        return cls(dataset.users.keys, stores)
 
     @classmethod
     def from_log(cls, log: ibis.Table, recipe: Recipe, schema: Schema, encoder: RowEncoder) -> Past:
@@ -72,7 +73,7 @@ class Past:
         users = log.select(user=as_id(log[recipe.log.user], "log.user")).distinct().to_pyarrow()
         keys = Vocabulary(users["user"].combine_chunks().drop_null())
         stores = {}
-        for history in schema.histories:
+        for history in schema.event_histories:
             entering = log
             if (where := recipe.histories[history.name].where) is not None:
                 flag = f"enters.{history.name}"
@@ -103,7 +104,7 @@ class Past:
             FinerankError: no times, but a history whose steps may have an age only.
         """
         windows = {}
-        for history in schema.histories:
+        for history in schema.event_histories:
             assert users is not None
             store = self.stores[history.name]
             max_age = history.max_age if self.has_time else None

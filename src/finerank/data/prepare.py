@@ -15,6 +15,8 @@ from finerank.data.engine import open_engine
 from finerank.data.entity_writer import check_keys, write_entities
 from finerank.data.example_writer import ExampleWriter
 from finerank.data.fitting import Fitting
+from finerank.data.list_columns import list_columns
+from finerank.data.list_writer import ListWriter
 from finerank.data.manifest import (
     FORMAT,
     MANIFEST,
@@ -116,7 +118,11 @@ class _Preparation:
     def __init__(self, recipe: Recipe, engine: Any, folder: Path, progress: Progress) -> None:  # noqa: ANN401
         self.recipe, self.engine, self.folder, self.progress = recipe, engine, folder, progress
         self.tables = RawTables(recipe, engine)
-        self.log_features = [n for n in recipe.features if self.tables.home_of(n) == "log"]
+        self.log_features = [
+            name
+            for name in recipe.features
+            if self.tables.home_of(name) == "log" and not recipe.only_listed(name)
+        ]
 
     def run(self) -> dict[str, Any]:
         with self.progress("reading the log", None):
@@ -146,7 +152,14 @@ class _Preparation:
             with self.progress("counting items to sample from", None):
                 negatives = fit_negatives(rows, self.recipe, schema, encoder, entities)
         with contextlib.closing(
-            ExampleWriter(self.folder, schema, encoder, entities, negatives)
+            ExampleWriter(
+                self.folder,
+                schema,
+                encoder,
+                entities,
+                lists=ListWriter(self.folder, self.recipe, encoder),
+                negatives=negatives,
+            )
         ) as writer:
             self._write(writer, schema, rows, total)
         report = {
@@ -168,9 +181,10 @@ class _Preparation:
         return {"schema": schema.to_json(), "report": report}
 
     def _write(self, writer: ExampleWriter, schema: Schema, rows: ibis.Table, total: int) -> None:
+        lists = list_columns(self.recipe)
         with self.progress("ordering histories", None) as advance:
-            for history in schema.histories:
-                entering = rows.filter(rows[f"enters.{history.name}"])
+            for history in schema.event_histories:
+                entering = rows.filter(rows[f"enters.{history.name}"]).drop(*lists)
                 for piece in self._ordered(entering, ["user", "time", "item"]):
                     writer.add_events(history, piece)
                     advance(piece.num_rows)
@@ -179,10 +193,11 @@ class _Preparation:
         with self.progress("building requests", total) as advance:
             for index, split in enumerate(SPLITS):
                 part = rows.filter(rows.split == index).drop("split")
-                for piece in self._ordered(part, ["user", "time", *context, "item"]):
+                for piece in self._ordered(part, ["user", "time", *context, *lists, "item"]):
                     writer.add_examples(split, piece)
                     advance(piece.num_rows)
                 writer.end_examples()
+            writer.end_lists()
 
     def _schema(self, rows: ibis.Table, encodings: dict[str, Encoding]) -> Schema:
         recipe = self.recipe
@@ -212,6 +227,7 @@ class _Preparation:
                 else as_duration(
                     settings.max_age, numbers=time == "number", where=f"histories.{name}.max_age"
                 ),
+                tuple(settings.lists or ()),
             )
             for name, settings in recipe.histories.items()
         )

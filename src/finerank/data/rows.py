@@ -2,7 +2,8 @@
 
 A row is an event that is also an example: a user, an item, a time, features, labels. Column names:
 ``user``, ``item``, ``time``, ``split``, ``feature.NAME``, ``label.TASK``, ``enters.HISTORY``, and
-where the recipe has them ``event`` (its type) and ``example`` (whether the row is one).
+where the recipe has them ``event`` (its type), ``example`` (whether the row is one) and
+``list.HISTORY.FEATURE`` (steps that the row holds ready-made).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.events import Times, as_times
+from finerank.data.list_columns import list_columns
 from finerank.data.tables import SPLIT_COLUMN, Sql, log_sql, with_sql
 from finerank.errors import FinerankError
 
@@ -68,8 +70,8 @@ def select_rows(
 
     Args:
         features: those whose column is in the log.
-        labels: whether to add labels, entry to the histories, what is an example, and the split
-            that files give.
+        labels: whether to add labels, entry to the histories, ready-made ones, what is an example,
+            and the split that files give.
     """
     sql = log_sql(recipe) if labels else {}
     log = with_sql(log, sql)
@@ -89,6 +91,8 @@ def select_rows(
         selected[f"feature.{name}"] = as_id(column, f"features.{name}") if is_id else column
     if labels and recipe.log.event is not None:
         selected["event"] = log[recipe.log.event].cast("string")
+    if labels:
+        selected |= {name: log[column] for name, column in list_columns(recipe).items()}
     if labels and recipe.split.by == "files":
         selected["split"] = log[SPLIT_COLUMN]
     return log.select(**selected)

@@ -34,18 +34,20 @@ class Feature:
 
 @dataclass(frozen=True)
 class History:
-    """A user's past events.
+    """A user's past events, or steps that the log's rows hold ready-made.
 
     Attributes:
         features: of each step.
         max_length: how many steps are kept.
         max_age: how long before the request a step may be, in the unit of prepared times.
+        listed: the features that ready-made lists hold; none of a history of events.
     """
 
     name: str
     features: tuple[str, ...]
     max_length: int
     max_age: int | float | None = None
+    listed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,16 @@ class Schema:
         """Those of the item."""
         return tuple(f for f in self.features if f.side == "item")
 
+    @property
+    def event_histories(self) -> tuple[History, ...]:
+        """Those that are windows over the events of users."""
+        return tuple(each for each in self.histories if not each.listed)
+
+    @property
+    def list_histories(self) -> tuple[History, ...]:
+        """Those that rows hold ready-made."""
+        return tuple(each for each in self.histories if each.listed)
+
     def to_json(self) -> dict[str, Any]:
         """As plain mappings and lists."""
         return asdict(self)
@@ -85,7 +97,7 @@ class Schema:
         return cls(
             features=tuple(Feature(**each) for each in content["features"]),
             histories=tuple(
-                History(**{**each, "features": tuple(each["features"])})
+                History(**{**each, **{k: tuple(each[k]) for k in ("features", "listed") if k in each}})
                 for each in content["histories"]
             ),
             tasks=tuple(content["tasks"]),

@@ -13,6 +13,7 @@ import sqlglot
 from ibis.expr import datatypes
 from sqlglot import expressions
 
+from finerank.data.list_columns import check_lists
 from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS, FileSettings
 
@@ -135,7 +136,7 @@ def log_sql(recipe: Recipe) -> dict[str, Sql]:
         f"label.{name}": Sql(task.label or "NULL", f"tasks.{name}")
         for name, task in recipe.tasks.items()
     }
-    for name, history in recipe.histories.items():
+    for name, history in recipe.event_histories.items():
         sql[f"enters.{name}"] = Sql(history.where or "TRUE", f"histories.{name}.where")
     if recipe.log.examples is not None:
         sql["example"] = Sql(recipe.log.examples, "log.examples")
@@ -291,11 +292,29 @@ class RawTables:
                 check_column(settings.title, columns, f"{home}.title")
         for name in recipe.features:
             self.home_of(name)
+        self._check_lists()
         for sql in log_sql(recipe).values():
             check_sql(sql.text, self.log.columns, sql.where)
 
+    def _check_lists(self) -> None:
+        for name, history in self.recipe.list_histories.items():
+            lists = history.lists or {}
+            for feature, column in lists.items():
+                check_column(column, self.log.columns, f"histories.{name}.lists.{feature}")
+            for feature in history.features:
+                if feature not in lists and self.home_of(feature) != "items":
+                    raise FinerankError(
+                        f"histories.{name}.features",
+                        expected="features of the item table beside those of the lists",
+                        found=f"{feature!r} in the log",
+                        fix="Give its list too, or leave it out.",
+                    )
+        check_lists(self.log, self.recipe)
+
     def home_of(self, feature: str) -> Home:
         """The table that holds a feature's column: its side's own table first, then the log."""
+        if self.recipe.only_listed(feature):
+            return "log"
         settings, column = self.recipe.features[feature], self.recipe.column_of(feature)
         homes: dict[str, Home] = {"user": "users", "item": "items"}
         home = homes.get(settings.side)

@@ -80,7 +80,7 @@ def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str])
     kept = with_split(rows.filter(~seen), recipe)
     others = rows.drop_null(needed, how="any").filter(seen) if needed else None
     if others is not None and (
-        recipe.histories or recipe.has_event_tasks or recipe.samples_negatives
+        recipe.event_histories or recipe.has_event_tasks or recipe.samples_negatives
     ):
         others = others.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
         kept = kept.union(others.select(kept.columns))
@@ -107,11 +107,11 @@ def rows_to_fit_on(rows: ibis.Table, recipe: Recipe) -> ibis.Table:
     Args:
         rows: as `Usable` has them.
     """
-    if not recipe.histories or recipe.split.by not in ("time", "last"):
+    if not recipe.event_histories or recipe.split.by not in ("time", "last"):
         return rows.filter(rows.split == TRAIN)
     begins = first_time(rows, VALID, recipe, column="time")
     early = rows.mutate(early=(rows.time < begins).fill_null(False))  # noqa: FBT003
-    enters = ibis.or_(*(early[f"enters.{name}"] for name in recipe.histories))
+    enters = ibis.or_(*(early[f"enters.{name}"] for name in recipe.event_histories))
     step = (early.split == NO_EXAMPLE) & early.early & enters
     return early.filter((early.split == TRAIN) | step).drop("early")
 
