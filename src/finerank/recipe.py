@@ -135,9 +135,7 @@ class Recipe(Settings):
                 found=f"{feature!r} of side {side}",
             )
 
-    def _check_lists(
-        self, key: str, history: HistorySettings, lists: Mapping[str, str]
-    ) -> None:
+    def _check_lists(self, key: str, history: HistorySettings, lists: Mapping[str, str]) -> None:
         """What a history of ready-made lists needs of its features."""
         for feature in lists:
             if (kind := self.features[feature].type) not in ("id", "number"):

@@ -14,7 +14,7 @@ from finerank.data.encoding import (
     NumberEncoding,
     VectorEncoding,
 )
-from finerank.data.list_columns import as_kind, step_values
+from finerank.data.list_columns import as_kind, step_items, step_values
 from finerank.data.rows import as_id
 from finerank.data.splits import TRAIN
 from finerank.data.vocabulary import Buckets, Ids, Vocabulary
@@ -33,7 +33,8 @@ _ROUNDING = 1e-12  # of a mean, relative; less is no variation
 class Fitting:
     """Fits the encodings of a recipe's features on rows of the training period.
 
-    A value that a user or item table holds counts once for every such row of its user or item.
+    A value that a user or item table holds counts once for every such row of its user or item,
+    and one of a ready-made history once for every training example whose steps have it.
 
     Args:
         train: the training examples, and the events that may be steps of their histories.
@@ -83,9 +84,15 @@ class Fitting:
         home = self.tables.home_of(name)
         is_id = self.recipe.features[name].type in ("id", "ids")
         if home == "log":
-            return self.train.select(value=self.train[f"feature.{name}"], n=ibis.literal(1))
+            return self.train.select(
+                value=self.train[f"feature.{name}"], n=ibis.literal(1, "int64")
+            )
         side = "user" if home == "users" else "item"
         counts = self.train.group_by(entity=self.train[side]).agg(n=ibis._.count())
+        for steps in step_items(self.examples, self.recipe, name):
+            ids = steps.mutate(value=as_id(steps.value, "log.item"))
+            ids = as_kind(ids, counts.entity.type())
+            counts = counts.union(ids.select(entity=ids.value, n=ids.n))
         table = self.tables.entities[home]
         settings = self.recipe.users if home == "users" else self.recipe.items
         assert settings is not None
@@ -98,35 +105,33 @@ class Fitting:
             return counts.select(value=counts.entity, n=counts.n)
         return counts.join(entities, counts.entity == entities.key).select("value", "n")
 
-    def _vocabulary(self, space: str, features: list[str]) -> Ids:
-        parts = []
-        for name in features:
-            if self.recipe.only_listed(name):
-                continue
-            values = self._values(name).filter(ibis._.value.notnull())
-            feature, kind = self.recipe.features[name], values.value.type()
-            where = f"features.{name}"
-            if feature.type == "ids":
-                if not (kind.is_array() if feature.separator is None else kind.is_string()):
-                    beside = "without" if feature.separator is None else "beside"
-                    raise FinerankError(
-                        where,
-                        expected="a list column, or text and a separator",
-                        found=f"a column of type {kind} {beside} a separator",
-                    )
-                if feature.separator is not None:
-                    values = values.mutate(value=values.value.split(feature.separator))
-                values = values.mutate(value=values.value.unnest())
-                if values.value.type().is_string():
-                    values = values.mutate(value=values.value.strip())
-                    values = values.filter(values.value != "")
-                values = values.mutate(value=as_id(values.value, where))
-                values = values.filter(values.value.notnull())
-            elif kind.is_array():
+    def _ids(self, name: str) -> ibis.Table:
+        """As `_values` gives them, one id a row."""
+        values = self._values(name).filter(ibis._.value.notnull())
+        feature, kind = self.recipe.features[name], values.value.type()
+        where = f"features.{name}"
+        if feature.type == "ids":
+            if not (kind.is_array() if feature.separator is None else kind.is_string()):
+                beside = "without" if feature.separator is None else "beside"
                 raise FinerankError(
-                    where, expected="one id a row", found="lists", fix="Say type: ids."
+                    where,
+                    expected="a list column, or text and a separator",
+                    found=f"a column of type {kind} {beside} a separator",
                 )
-            parts.append(values.select("value", "n"))
+            if feature.separator is not None:
+                values = values.mutate(value=values.value.split(feature.separator))
+            values = values.mutate(value=values.value.unnest())
+            if values.value.type().is_string():
+                values = values.mutate(value=values.value.strip())
+                values = values.filter(values.value != "")
+            values = values.mutate(value=as_id(values.value, where))
+            values = values.filter(values.value.notnull())
+        elif kind.is_array():
+            raise FinerankError(where, expected="one id a row", found="lists", fix="Say type: ids.")
+        return values.select("value", "n")
+
+    def _vocabulary(self, space: str, features: list[str]) -> Ids:
+        parts = [self._ids(name) for name in features if not self.recipe.only_listed(name)]
         for name in features:
             for where, steps in step_values(self.examples, self.recipe, name):
                 ids = steps.mutate(value=as_id(steps.value, where))

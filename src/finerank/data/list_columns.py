@@ -69,13 +69,28 @@ def step_values(
             yield f"histories.{name}.lists.{feature}", _kept(train, name, feature, history)
 
 
+def step_items(train: ibis.Table, recipe: Recipe, feature: str) -> Iterator[ibis.Table]:
+    """The items of those steps at which a feature is looked up in the item table.
+
+    Args:
+        train: the training examples.
+
+    Yields:
+        A table: ``value``, the raw id, and how often, ``n``.
+    """
+    for name, history in recipe.list_histories.items():
+        by = recipe.item_list(history)
+        if feature in history.features and feature not in (history.lists or ()) and by is not None:
+            yield _kept(train, name, by, history)
+
+
 def _kept(train: ibis.Table, name: str, feature: str, history: HistorySettings) -> ibis.Table:
     lists = train[f"list.{name}.{feature}"]
     if history.separator is not None:
         lists = lists.split(history.separator)
     length = history.max_length
     lists = lists[-length:] if history.newest == "last" else lists[:length]
-    values = train.select(value=lists, n=ibis.literal(1))
+    values = train.select(value=lists, n=ibis.literal(1, "int64"))
     values = values.mutate(value=values.value.unnest())
     if history.separator is not None:
         values = values.mutate(value=values.value.strip())
@@ -84,7 +99,7 @@ def _kept(train: ibis.Table, name: str, feature: str, history: HistorySettings) 
 
 
 def as_kind(values: ibis.Table, kind: ibis.DataType) -> ibis.Table:
-    """Ids of steps as the ids that their space has elsewhere: text as whole numbers, or the reverse.
+    """Ids of steps as the ids of their space are: text as whole numbers, or the reverse.
 
     Args:
         values: with the column ``value``.

@@ -165,9 +165,7 @@ def read_lists(
         if looked_up and by is not None and encoder.items is not None
         else None,
         features={
-            feature: encoder.encode_feature(
-                feature, pa.record_batch({f"feature.{feature}": each})
-            )
+            feature: encoder.encode_feature(feature, pa.record_batch({f"feature.{feature}": each}))
             for feature, each in taken.items()
         },
     )

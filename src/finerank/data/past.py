@@ -47,7 +47,9 @@ class Past:
         """Nobody did anything."""
         keys = Vocabulary(pa.array([], pa.int64()))
         nobody = np.zeros(0, dtype=np.int64)
-        stores = {h.name: _store(h, schema, encoder, keys, None, nobody) for h in schema.event_histories}
+        stores = {
+            h.name: _store(h, schema, encoder, keys, None, nobody) for h in schema.event_histories
+        }
         return cls(keys, stores)
 
     @classmethod

@@ -97,7 +97,9 @@ class Schema:
         return cls(
             features=tuple(Feature(**each) for each in content["features"]),
             histories=tuple(
-                History(**{**each, **{k: tuple(each[k]) for k in ("features", "listed") if k in each}})
+                History(
+                    **{**each, **{k: tuple(each[k]) for k in ("features", "listed") if k in each}}
+                )
                 for each in content["histories"]
             ),
             tasks=tuple(content["tasks"]),
