@@ -21,6 +21,7 @@ from finerank.checks.facts import (
 )
 from finerank.checks.fitted import Fitted
 from finerank.checks.limits import of_part, unknown_parts
+from finerank.checks.lists import check_list_windows, time_order
 from finerank.checks.raw import RawLog
 from finerank.checks.report import Check, Report
 from finerank.checks.sampled import Sample
@@ -136,7 +137,10 @@ class _Checker:
             examples = AllExamples(raw)
         with self.progress("checking all examples", None):
             checks = [examples.rows(), examples.split()]
-            checks += [check_windows(examples, name) for name in self._histories(known=True)]
+            for name in self._histories(known=True):
+                listed = name in self.recipe.list_histories
+                checks += [(check_list_windows if listed else check_windows)(examples, name)]
+                checks += [time_order(name)] if listed else []
             checks += [examples.negatives()] if self.recipe.samples_negatives else []
         with self.progress("fitting anew", None):
             fitted = Fitted(raw)

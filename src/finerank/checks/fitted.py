@@ -22,11 +22,11 @@ class Fitted:
 
     def _steps(self) -> str:
         """Which rows are no examples, but may be steps of a training request."""
-        if not self.recipe.histories or self.recipe.split.by not in ("time", "last"):
+        if not self.recipe.event_histories or self.recipe.split.by not in ("time", "last"):
             return "FALSE"
         mine = " AND v.user = rows.user" if self.recipe.split.by == "last" else ""
         begins = f"(SELECT min(v.time) FROM rows v WHERE v.split = 1{mine})"  # noqa: S608
-        enters = " OR ".join(f'"enters.{name}"' for name in self.recipe.histories)
+        enters = " OR ".join(f'"enters.{name}"' for name in self.recipe.event_histories)
         return f"split = -1 AND ({enters}) AND time < {begins}"
 
     def _train_values(self, feature: Feature, *, perhaps: bool) -> str:
@@ -37,10 +37,39 @@ class Fitted:
         if feature.home == "log":
             return f"SELECT {column} AS value, 1 AS n FROM rows WHERE {train}"  # noqa: S608
         side = feature.home[:-1]
+        counts = f"SELECT {side} AS row, count(*) AS n FROM rows WHERE {train} GROUP BY {side}"  # noqa: S608
+        for items in self._step_items(feature, perhaps=perhaps):
+            counts += f" UNION ALL SELECT row, n FROM ({items}) JOIN items_keys ON key = value"  # noqa: S608
         return (
-            f"SELECT t.{column} AS value, c.n FROM {feature.home} t JOIN (SELECT {side} AS row, "  # noqa: S608
-            f"count(*) AS n FROM rows WHERE {train} GROUP BY {side}) c USING (row)"
+            f"SELECT t.{column} AS value, c.n FROM {feature.home} t JOIN ({counts}) c USING (row)"  # noqa: S608
         )
+
+    def _step_values(self, feature: str, *, perhaps: bool) -> list[str]:
+        """The raw values of a feature in the lists of training rows, those that are kept."""
+        return [
+            self._kept(name, feature, perhaps=perhaps)
+            for name, history in self.recipe.list_histories.items()
+            if feature in (history.lists or ())
+        ]
+
+    def _step_items(self, feature: Feature, *, perhaps: bool) -> list[str]:
+        """The raw ids by which a feature of the item table is looked up in training rows' lists."""
+        return [
+            self._kept(name, by, perhaps=perhaps)
+            for name, history in self.recipe.list_histories.items()
+            if feature.name in history.features
+            and feature.name not in (history.lists or ())
+            and (by := self.recipe.item_list(history)) is not None
+        ]
+
+    def _kept(self, name: str, feature: str, *, perhaps: bool) -> str:
+        history, column = self.recipe.histories[name], f'"list.{name}.{feature}"'
+        most = history.max_length
+        last = f"{column}[greatest(len({column}) - {most} + 1, 1):]"
+        lists = last if history.newest == "last" else f"{column}[1:{most}]"
+        train = "split = 0" + (" OR (kept AND split IS NULL)" if perhaps else "")
+        values = f"SELECT unnest({lists}) AS value, 1 AS n FROM rows WHERE {train}"  # noqa: S608
+        return f"SELECT * FROM ({values}) WHERE value IS NOT NULL"  # noqa: S608
 
     def _untold(self) -> int:
         """How many examples may be training rows or not, by their keys."""
@@ -66,7 +95,11 @@ class Fitted:
     def _check_space(
         self, space: str, features: list[Feature], found: Findings, *, perhaps: bool
     ) -> None:
-        values = " UNION ALL ".join(self._unnested(f, perhaps=perhaps) for f in features)
+        own = [f for f in features if not self.recipe.only_listed(f.name)]
+        parts = [self._unnested(f, perhaps=perhaps) for f in own]
+        for f in features:
+            parts += self._step_values(f.name, perhaps=perhaps)
+        values = " UNION ALL ".join(parts)
         settings = [self.recipe.features[f.name] for f in features]
         least = max(each.min_count for each in settings)
         counts = f"SELECT value, sum(n) AS n FROM ({values}) GROUP BY value ORDER BY n DESC, value"  # noqa: S608
@@ -112,7 +145,10 @@ class Fitted:
             return Check("numbers", "not checked", why)
         found = Findings()
         for feature in features:
-            values = self._train_values(feature, perhaps=False)
+            parts = self._step_values(feature.name, perhaps=False)
+            if not self.recipe.only_listed(feature.name):
+                parts.append(self._train_values(feature, perhaps=False))
+            values = " UNION ALL ".join(parts)
             values = f"SELECT value, n FROM ({values}) WHERE isfinite(value)"  # noqa: S608
             mean = self.raw.ask(f"SELECT fsum(value * n) / sum(n) FROM ({values})")[0][0] or 0.0  # noqa: S608
             squares = f"SELECT fsum(n * (value - {mean!r}) ** 2) / sum(n) FROM ({values})"  # noqa: S608

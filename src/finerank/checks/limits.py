@@ -16,7 +16,7 @@ KNOWN = {
     "users": "path columns separator encoding derive key title",
     "items": "path columns separator encoding derive key title",
     "features": "side type column space separator min_count max_size buckets",
-    "histories": "features where max_length max_age",
+    "histories": "features where max_length max_age lists newest separator",
     "tasks": "label event within weight",
     "split": "by valid test valid_from test_from seed train",
     "negatives": "keep per_positive evaluation by power within exclude seed",

@@ -28,11 +28,14 @@ class OwnRows:
         self.of_request = [f for f in in_log if f.side != "item"]
         self.of_item = [f for f in in_log if f.side == "item"]
 
-    def check(self, example: Example, rows: list[Row]) -> None:
+    def check(self, example: Example, rows: list[Row]) -> list[Row]:
         """Note what is wrong with an example.
 
         Args:
             rows: all of its user.
+
+        Returns:
+            The rows that it may be; of a negative, those that it may stand beside.
         """
         keys = [key for key in self.stored.keys if key != "item"]
         beside = [
@@ -55,6 +58,7 @@ class OwnRows:
                 example, wrong, self.stored.expected(wrong, own[0]), values[wrong], "by the log"
             )
         self._check_labels(example, fitting or own, rows, sampled=sampled)
+        return fitting or own
 
     def _differing(self, row: Row, values: dict[Feature, object]) -> list[Feature]:
         return [f for f in values if not same(self.stored.expected(f, row), values[f])]

@@ -10,6 +10,7 @@ from finerank.checks.parts import told, with_parts
 from finerank.checks.sql import (
     as_columns,
     key_sql,
+    list_sql,
     number_sql,
     quoted,
     time_sql,
@@ -110,7 +111,9 @@ class RawLog:
         self.engine.execute(f"CREATE TEMP VIEW log_read AS {source}")
         self.engine.execute(f"CREATE TEMP VIEW log_derived AS {with_sql('log_read', log.derive)}")
         sql = {f"label.{name}": task.label or "NULL" for name, task in self.recipe.tasks.items()}
-        sql |= {f"enters.{n}": each.where or "TRUE" for n, each in self.recipe.histories.items()}
+        sql |= {
+            f"enters.{n}": each.where or "TRUE" for n, each in self.recipe.event_histories.items()
+        }
         sql["finerank.meant"] = log.examples or "TRUE"
         self.engine.execute(f"CREATE TEMP VIEW log_said AS {with_sql('log_derived', sql)}")
         types = self.types("log_said")
@@ -128,9 +131,10 @@ class RawLog:
             elif name.startswith("enters."):
                 columns[name] = f"COALESCE({quoted(name)}, FALSE)"
         for feature in self.features:
-            if feature.home == "log":
+            if feature.home == "log" and not self.recipe.only_listed(feature.name):
                 column, kind = quoted(feature.column), types[feature.column]
                 columns[f"feature.{feature.name}"] = value_sql(column, kind, feature)
+        columns |= self._lists(types)
         keys = {"user": "user_key", "item": "item_key", "time": "time"}
         usable = " AND ".join(f"r.{keys[name]} IS NOT NULL" for name in self.stored.keys) or "TRUE"
         joins = "".join(
@@ -148,6 +152,18 @@ class RawLog:
             f"r.meant AND ({'TRUE' if self.recipe.has_event_tasks else labelled}) AS kept "
             f"FROM (SELECT {as_columns(columns)} FROM log_said) r{joins} WHERE {usable}"
         )
+
+    def _lists(self, types: dict[str, str]) -> dict[str, str]:
+        """The lists of ready-made histories, as text or doubles: ``list.HISTORY.FEATURE``."""
+        columns = {}
+        for name, history in self.recipe.list_histories.items():
+            for feature in self.features:
+                if (column := (history.lists or {}).get(feature.name)) is not None:
+                    whole = feature.space is not None and self.stored.has_numbers(feature.space)
+                    columns[f"list.{name}.{feature.name}"] = list_sql(
+                        quoted(column), types[column], feature, history.separator, whole=whole
+                    )
+        return columns
 
     def _load_entities(self, home: Home, table: EntityTableSettings) -> None:
         opened = self._open(table.path, f"{home}.path", table)

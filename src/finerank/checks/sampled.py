@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from finerank.checks.lists import ListedSteps
 from finerank.checks.own import OwnRows
 from finerank.checks.report import Check, Findings
 from finerank.checks.steps import Steps
@@ -45,7 +46,13 @@ class Sample:
         self.stored, self.raw = all_examples.stored, all_examples.raw
         self.features, self.found = features, Findings()
         self.examples = self._draw(size, seed)
-        self.steps = Steps(all_examples, features, histories)
+        recipe = all_examples.recipe
+        of_events, of_lists = (
+            [name for name in histories if name in each]
+            for each in (recipe.event_histories, recipe.list_histories)
+        )
+        self.steps = Steps(all_examples, features, of_events)
+        self.lists = ListedSteps(all_examples, features, of_lists)
         self.own = OwnRows(all_examples, features, self.found)
 
     def _draw(self, size: int, seed: int) -> list[Example]:
@@ -73,13 +80,14 @@ class Sample:
     def checks(self) -> list[Check]:
         """All claims about the sample."""
         tasks = self.all_examples.recipe.tasks
-        names = [f"history {name}" for name in self.steps.count]
+        names = [f"history {name}" for name in (*self.steps.count, *self.lists.count)]
         names += ["features", *(f"labels {task}" for task in tasks)]
         if not self.stored.keys:
             why = "the log names no user, item or time to find an example's row by"
             return [Check(name, "not checked", why) for name in names]
         self._compare()
         what = {f"history {name}": self.steps.claim(name) for name in self.steps.count}
+        what |= {f"history {name}": self.lists.claim(name) for name in self.lists.count}
         what["features"] = "those of its row, its user, its item and its steps' items"
         for name, task in tasks.items():
             what[f"labels {name}"] = task.label or f"{task.event} within {task.within}"
@@ -93,9 +101,15 @@ class Sample:
                     if problem := self.steps.problem(history, example, rows):
                         about = self.all_examples.describe(example.split, example.number)
                         self.found.note(f"history {history}", f"{about}: {problem}")
-                self.own.check(example, rows)
+                own = self.own.check(example, rows)
+                for history in self.lists.count:
+                    if problem := self.lists.problem(history, example, own):
+                        about = self.all_examples.describe(example.split, example.number)
+                        self.found.note(f"history {history}", f"{about}: {problem}")
         self._check_entities("users", {each.user for each in self.examples})
-        self._check_entities("items", {each.item for each in self.examples} | self.steps.items)
+        self._check_entities(
+            "items", {each.item for each in self.examples} | self.steps.items | self.lists.items
+        )
 
     def _by_rows(self) -> Iterator[tuple[list[Row], list[Example]]]:
         """The raw rows of a user, and the examples of it; one user after the other."""

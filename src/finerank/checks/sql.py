@@ -78,3 +78,32 @@ def value_sql(column: str, kind: str, feature: Feature) -> str:
     if feature.type == "ids" and feature.separator is None:
         return f"[{key_sql('x', kind.partition('[')[0])} for x in {column}]"
     return key_sql(column, kind)
+
+
+def list_sql(
+    column: str, kind: str, feature: Feature, separator: str | None, *, whole: bool
+) -> str:
+    """The steps that a row holds of a feature: a list of texts, or of doubles.
+
+    Args:
+        separator: what stands between them in a text; None where they are a list.
+        whole: whether ids that spell no whole number are unknown.
+    """
+    if separator is None:
+        value = (
+            "CAST(x AS DOUBLE)"
+            if feature.type == "number"
+            else key_sql("x", kind.rpartition("[")[0])
+        )
+        values = f"[{value} for x in {column}]"
+    else:
+        texts = (
+            f"[nullif(trim(x, {BLANKS}), '') for x in string_split({column}, {text(separator)})]"
+        )
+        values = f"CASE WHEN trim({column}, {BLANKS}) <> '' THEN {texts} END"
+        if feature.type == "number":
+            values = f"[CAST(x AS DOUBLE) for x in {values}]"
+    if whole:
+        number = "CAST(CAST(x AS BIGINT) AS VARCHAR)"
+        values = f"[CASE WHEN regexp_full_match(x, '-?[0-9]{{1,18}}') THEN {number} END for x in {values}]"  # noqa: E501
+    return values

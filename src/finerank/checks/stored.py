@@ -75,6 +75,13 @@ class Stored:
         """Whether a space has buckets rather than a vocabulary."""
         return (self.folder / "encodings" / f"{space}.buckets.json").exists()
 
+    def has_numbers(self, space: str) -> bool:
+        """Whether the ids of a space are kept as whole numbers, not as text."""
+        if self.is_hashed(space):
+            return False
+        values = read_batch(self.folder / "encodings" / f"{space}.arrow").column("value")
+        return bool(pa.types.is_integer(values.type))
+
     def vocabulary(self, space: str) -> dict[str, int]:
         """Raw id as text -> its number; empty at first where ids are hashed."""
         if space not in self.vocabularies and self.is_hashed(space):
