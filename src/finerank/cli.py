@@ -19,6 +19,8 @@ from finerank.errors import FinerankError
 from finerank.progress import bars
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from finerank.checks.report import Report
     from finerank.data.prepare import Prepared
     from finerank.ranker import Ranker
@@ -290,7 +292,7 @@ def rank(
     ranker = Ranker.load(bundle, history=history)
     _note_lack_of_past(ranker)
     ids = [each.strip() for each in candidates.split(",") if each.strip()]
-    given = dict(_key_value(each) for each in context or [])
+    given = dict(_key_value(each, lists=ranker.list_columns) for each in context or [])
     ranked = ranker.rank(user=user, candidates=ids, time=_as_time(time), context=given, by=by)
     if as_json:
         sys.stdout.write(json.dumps([vars(each) for each in ranked], indent=2, default=str) + "\n")
@@ -326,11 +328,21 @@ def _as_time(text: str | None) -> int | float | datetime | None:
     )
 
 
-def _key_value(text: str) -> tuple[str, str]:
+def _key_value(text: str, *, lists: Collection[str]) -> tuple[str, object]:
+    """A column and its value: text, or what YAML makes of a list where the column holds lists."""
     key, equals, value = text.partition("=")
     if not equals:
         raise FinerankError(f"--context {text}", expected="name=value", found="no '='")
-    return key, value
+    if key not in lists:
+        return key, value
+    import yaml
+
+    found = None
+    with contextlib.suppress(yaml.YAMLError):
+        found = yaml.safe_load(value)
+    if not isinstance(found, list) and value != "null":
+        raise FinerankError(f"--context {text}", expected="a list such as [12, 15]", found=value)
+    return key, found
 
 
 @app.command()

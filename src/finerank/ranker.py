@@ -75,6 +75,16 @@ class Ranker:
         ]
         self._engine = ibis.duckdb.connect()
 
+    @property
+    def list_columns(self) -> set[str]:
+        """The columns of requests that hold the lists of ready-made histories, not as text."""
+        return {
+            column
+            for history in self.recipe.list_histories.values()
+            if history.separator is None
+            for column in (history.lists or {}).values()
+        }
+
     @classmethod
     def load(cls, path: str | Path, *, history: str | Path | pa.Table | None = None) -> Ranker:
         """Load a bundle, or the one in a run's folder.

@@ -1,4 +1,4 @@
-"""Ready-made histories against plain Python, for random small logs; and what can be wrong in one."""
+"""Ready-made histories against plain Python, for random small logs; and what can be wrong."""
 
 import math
 from collections import Counter
@@ -75,9 +75,14 @@ ANCHORS = [
     row(2, 2, TEST_FROM, "desk", [], None),
 ]
 TYPES = pa.schema(
-    [*((name, pa.int64()) for name in ("uid", "iid", "at")), ("device", pa.string()),
-     ("past", pa.list_(pa.int64())), ("past_stars", pa.list_(pa.float64())),
-     ("cart", pa.list_(pa.string())), ("liked", pa.int64())]  # fmt: skip
+    [
+        *((name, pa.int64()) for name in ("uid", "iid", "at")),
+        ("device", pa.string()),
+        ("past", pa.list_(pa.int64())),
+        ("past_stars", pa.list_(pa.float64())),
+        ("cart", pa.list_(pa.string())),
+        ("liked", pa.int64()),
+    ]
 )
 
 
@@ -86,7 +91,9 @@ def split_of(each):
 
 
 def as_text(values):
-    return None if values is None else " | ".join("" if each is None else f"{each}" for each in values)
+    return (
+        None if values is None else " | ".join("" if each is None else f"{each}" for each in values)
+    )
 
 
 def newest(history, values):
@@ -133,9 +140,7 @@ class Reference:
                 )
                 for item, star in self.past(each)
             ),
-            tuple(
-                self.id("cat", cat) for cat in newest(self.histories["carted"], each["cart"])
-            ),
+            tuple(self.id("cat", cat) for cat in newest(self.histories["carted"], each["cart"])),
         )
 
     def rows(self, split):
@@ -143,15 +148,21 @@ class Reference:
             if split_of(each) == split:
                 seen = [e for e in self.log if e["uid"] == each["uid"] and e["at"] < each["at"]]
                 count = min(2, len(seen))
-                yield (each["uid"], each["at"], each["iid"], each["liked"], count, *self.steps(each))
+                yield (
+                    each["uid"],
+                    each["at"],
+                    each["iid"],
+                    each["liked"],
+                    count,
+                    *self.steps(each),
+                )
 
 
 def found_rows(dataset, split):
     """The examples of a split as the reference has them, and how many requests they are."""
     examples = dataset.split(split)
     decode = {
-        name: dataset.encoder.encodings[name].vocabulary.decode
-        for name in ("iid", "tags", "cat")
+        name: dataset.encoder.encodings[name].vocabulary.decode for name in ("iid", "tags", "cat")
     }
     times = read_columns(dataset.folder / split / "requests.arrow")["time"].tolist()
     rows = []
@@ -273,7 +284,8 @@ def test_no_user_no_time_no_item_table(workshop):
 
 
 LISTS = st.lists(
-    st.none() | st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0.5, math.nan])), max_size=3),
+    st.none()
+    | st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0.5, math.nan])), max_size=3),
     min_size=1,
     max_size=8,
 )

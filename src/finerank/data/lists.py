@@ -99,7 +99,7 @@ class Listed:
     def store(self) -> ListStore:
         """The steps as what windows lie over."""
         return ListStore(
-            item=None if self.item is None else torch.from_numpy(self.item),
+            item=None if self.item is None else torch.tensor(self.item),
             columns={name: as_column(each) for name, each in self.features.items()},
         )
 
