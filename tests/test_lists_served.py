@@ -36,8 +36,8 @@ histories:
   seen: {features: [iid], max_length: 3}
 tasks: {click: click}
 split: {by: time, valid_from: 70, test_from: 80}
-model: {name: din, embedding_dim: 4, hidden_units: [8], attention_hidden_units: [6]}
-training: {epochs: 6, batch_size: 128, learning_rate: 0.02, patience: 6}
+model: {name: din, embedding_dim: 8, hidden_units: [16], attention_hidden_units: [16]}
+training: {epochs: 20, batch_size: 64, learning_rate: 0.01, patience: 20}
 """
 
 
