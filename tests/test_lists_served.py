@@ -36,16 +36,18 @@ histories:
   seen: {features: [iid], max_length: 3}
 tasks: {click: click}
 split: {by: time, valid_from: 70, test_from: 80}
-model: {name: din, embedding_dim: 8, hidden_units: [16], attention_hidden_units: [16]}
-training: {epochs: 20, batch_size: 64, learning_rate: 0.01, patience: 20}
+model: {name: din, embedding_dim: 4, hidden_units: [16], attention_hidden_units: [8]}
+training: {epochs: 6, batch_size: 64, learning_rate: 0.02, patience: 6}
 """
 
 
 def _log(random):
-    """A click is of an item that was clicked before: among the four newest of the list."""
+    """A click is of an item of the category that the request's list is of."""
     rows = []
     for request in range(500):
-        past = [None, *random.choice(12, random.integers(0, 7)).tolist()][random.integers(0, 2) :]
+        taste = random.integers(4)
+        past = (taste + 4 * random.integers(0, 3, random.integers(1, 7))).tolist()
+        past = [None, *past][random.integers(0, 2) :]
         same = {
             "uid": f"u{request % 20}",
             "at": request // 5,
@@ -57,8 +59,7 @@ def _log(random):
             "brands": "|".join(f"b{i}" for i in random.choice(5, random.integers(0, 5))),
         }
         for item in random.choice(12, 3, replace=False).tolist():
-            again = item in (same["past"] or [])[-4:]
-            click = int(random.random() < (0.9 if again else 0.1))
+            click = int(random.random() < (0.9 if item % 4 == taste else 0.1))
             rows.append({**same, "iid": item, "brand": f"b{item % 5}", "click": click})
     return pa.Table.from_pylist(rows)
 
