@@ -144,6 +144,17 @@ def test_only_the_newest_are_read_and_all_of_them(shop):
     assert none != as_given
 
 
+def test_rows_of_one_moment_with_other_lists_are_apart(shop):
+    ranker = Ranker.load(shop.folder / "run")
+    lists = [[1, 5], [2, 6], [2, 6], [], [9]]
+    same = {"uid": "u1", "iid": 1, "at": 85, "device": "desk", "brands": "b1", "brand": "b1"}
+    rows = [{**same, "past": past, "past_stars": [0.5] * len(past)} for past in lists]
+    together = ranker.predict(pa.Table.from_pylist(rows))["score_click"].to_pylist()
+    alone = [ranker.predict(pa.Table.from_pylist([row], schema=shop.log.schema)) for row in rows]
+    assert together == pytest.approx([each["score_click"][0].as_py() for each in alone], abs=1e-6)
+    assert len({round(each, 5) for each in together}) == 4
+
+
 def test_what_is_missing_or_wrong_is_named(shop):
     ranker = Ranker.load(shop.folder / "run")
     given = {"device": "desk", "past": [1, 2], "past_stars": [0.1], "brands": "b1", "brand": "b1"}
