@@ -128,7 +128,8 @@ def train(
             task_weights={name: task.weight for name, task in recipe.tasks.items()},
             progress=progress,
         )
-        fit = trainer.fit(network, dataset.split("train"), dataset.split("valid"))
+        train_on = dataset.training_set(seed=recipe.training.seed)
+        fit = trainer.fit(network, train_on, dataset.split("valid"))
         peak = peak_memory_mb()
         metrics: dict[str, Any] = {
             "model": recipe.model.name,

@@ -288,7 +288,18 @@ class NegativeSettings(Settings):
         description="what the user met: at all in the log, or up to the request (then an item "
         "met later can be a negative, as it was when nobody knew)",
     )
+    fresh: bool = Field(
+        default=False,
+        description="training draws its negatives anew in each epoch; those of validation and test "
+        "stay, the same for every model",
+    )
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_draw(self) -> NegativeSettings:
+        if self.fresh and not self.per_positive:
+            raise WrongSetting(expected="per_positive of at least 1 beside fresh", found="0")
+        return self
 
     @property
     def sampled(self) -> bool:

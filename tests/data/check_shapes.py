@@ -176,6 +176,14 @@ SHAPES = {
         "tasks": {"like": "rating >= 4"},
         "negatives": {"per_positive": 2, "exclude": "before", "by": "uniform"},
     },
+    "negatives fresh": {
+        "log": LOG,
+        **WITH_ITEMS,
+        "histories": SEEN,
+        "split": BY_TIME,
+        "tasks": {"like": "rating >= 4"},
+        "negatives": {"per_positive": 2, "fresh": True, "exclude": "before"},
+    },
     "negatives random": {
         "log": {"user": "uid", "item": "iid"},
         **WITH_ITEMS,

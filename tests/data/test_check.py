@@ -54,6 +54,7 @@ def test_what_is_prepared_passes(prepared, shape):
     for history in settings.get("histories", {}):
         claims += [f"windows {history}", f"history {history}"]
     claims += ["negatives"] if "per_positive" in settings.get("negatives", {}) else []
+    claims += ["drawn in training"] if settings.get("negatives", {}).get("fresh") else []
     assert set(status) == set(claims)
     told = settings["split"]["by"] in ("time", "last")
     unproved = set() if told else {"split"}

@@ -267,6 +267,29 @@ def negative_with(name, change):
     return corrupt
 
 
+def sampler(name, change):
+    """A column of what training draws negatives from is changed."""
+
+    def corrupt(folder):
+        path = folder / "negatives" / name
+
+        def changed(columns):
+            (key,) = {"weight", "first"} & columns.keys()
+            columns[key] = change(columns[key])
+
+        rewrite(path, changed)
+
+    return corrupt
+
+
+def forget_a_pair(folder):
+    """A user's item is no longer among those met."""
+    path = folder / "negatives" / "met.arrow"
+    shorter = pa.RecordBatch.from_pylist(read_batch(path).to_pylist()[1:])
+    write_columns(path.with_suffix(".new"), shorter)
+    path.with_suffix(".new").rename(path)
+
+
 def flip(lists):
     return [np.array(3 - np.asarray(each), dtype=np.int32) for each in lists]
 
@@ -335,6 +358,18 @@ CORRUPTIONS = {
             {"rows", "history recent"},
         ),
         r"expected no more than 0 such examples in test .* \(which no row of the log has\)",
+    ),
+    "an item met is forgotten": (
+        *("negatives fresh", forget_a_pair, {"drawn in training"}),
+        "expected this item among those that are never drawn for this user",
+    ),
+    "an item met is met later": (
+        *("negatives fresh", sampler("met.arrow", lambda t: t + 5), {"drawn in training"}),
+        "expected this item among those that are never drawn for this user",
+    ),
+    "all items are drawn": (
+        *("negatives fresh", sampler("items.arrow", lambda w: w + 1), {"drawn in training"}),
+        "expected an item of the training rows to draw from",
     ),
     "a value that only test rows have": (
         *("time", vocabulary("device", lambda v: [*v, "watch"]), {"vocabularies", "features"}),

@@ -142,6 +142,8 @@ class _Checker:
                 checks += [(check_list_windows if listed else check_windows)(examples, name)]
                 checks += [time_order(name)] if listed else []
             checks += [examples.negatives()] if self.recipe.samples_negatives else []
+            if self.recipe.negatives is not None and self.recipe.negatives.fresh:
+                checks.append(examples.drawn_in_training())
         with self.progress("fitting anew", None):
             fitted = Fitted(raw)
             checks.append(fitted.vocabularies(self._spaces()))

@@ -164,6 +164,41 @@ class AllExamples:
         what = f"none of {total:,} sampled is an item that its user met {ever}; all are of training"
         return found.check("negatives", what)
 
+    def drawn_in_training(self) -> Check:
+        """What training draws negatives from is of training, and leaves out what users met."""
+        settings = self.recipe.negatives
+        assert settings is not None
+        pool, met = self.stored.drawn_from()
+        self.raw.engine.register("pool", pool)
+        self.raw.engine.register("met", met)
+        late = "OR m.first > r.time" if settings.exclude == "before" else ""
+        found = Findings()
+        forgotten = self.raw.ask(
+            "SELECT r.user, r.item, r.time FROM (SELECT user, item, min(time) AS time FROM rows "  # noqa: S608
+            f"GROUP BY user, item) r LEFT JOIN met m USING (user, item) WHERE m.user IS NULL "
+            f"{late} ORDER BY ALL LIMIT 1"
+        )
+        for user, item, time in forgotten:
+            found.note(
+                "drawn in training",
+                f"{self.who(user, item, time)}: expected this item among those that are never "
+                "drawn for this user, found it among the others",
+            )
+        strange = self.raw.ask(
+            "SELECT item FROM pool WHERE weight > 0 AND item NOT IN (SELECT item FROM rows WHERE "
+            "split = 0 OR (kept AND split IS NULL)) ORDER BY ALL LIMIT 1"
+        )
+        for (item,) in strange:
+            found.note(
+                "drawn in training",
+                f"{self.who(None, item, None)}: expected an item of the training rows to draw "
+                "from, found one that none of them has",
+            )
+        what = (
+            f"{met.num_rows:,} pairs of a user and an item met are never drawn; all are of training"
+        )
+        return found.check("drawn in training", what)
+
     def exposed(self) -> list[np.ndarray]:
         """For each split, which of its examples are rows of the log: their numbers."""
         return [

@@ -19,7 +19,7 @@ KNOWN = {
     "histories": "features where max_length max_age lists newest separator",
     "tasks": "label event within weight",
     "split": "by valid test valid_from test_from seed train",
-    "negatives": "keep per_positive evaluation by power within exclude seed",
+    "negatives": "keep per_positive evaluation by power within exclude fresh seed",
 }
 KNOWN_VALUES = {
     "features.side": ("user", "item", "context", "history"),

@@ -93,6 +93,17 @@ class Stored:
             }
         return self.vocabularies[space]
 
+    def drawn_from(self) -> tuple[pa.Table, pa.Table]:
+        """Of negatives drawn in training: each item's weight, and which user met which item."""
+        items = read_batch(self.folder / "negatives" / "items.arrow")
+        met = read_batch(self.folder / "negatives" / "met.arrow")
+        users, rows = np.divmod(met.column("pair").to_numpy(), items.num_rows)
+        pairs = {"user": users, "item": rows}
+        if "first" in met.schema.names:
+            pairs["first"] = met.column("first").to_numpy()
+        weights = {"item": np.arange(items.num_rows), "weight": items.column("weight").to_numpy()}
+        return pa.table(weights), pa.table(pairs)
+
     def entity_keys(self, home: Home) -> pa.Array:
         """The raw ids of users or items as text; the entity of row ``n`` has id ``n - 1``."""
         return read_batch(self.folder / home / "keys.arrow").column("key").cast(pa.large_string())

@@ -12,9 +12,12 @@ from finerank.data.encoding import load_encodings
 from finerank.data.entities import Entities
 from finerank.data.events import EventStore
 from finerank.data.examples import Examples
+from finerank.data.fresh import FreshNegatives, TrainingSet
 from finerank.data.lists import ListStore
 from finerank.data.manifest import read_manifest
+from finerank.data.negatives import item_ids
 from finerank.data.rows import RowEncoder
+from finerank.data.sampling import NegativeSampler
 from finerank.data.schema import Schema
 from finerank.data.storage import read_columns, without_prefix
 from finerank.recipe import Recipe
@@ -97,6 +100,25 @@ class Dataset:
             item=None if item is None else _flat(item),
             candidate=without_prefix(candidates),
             labels=labels,
+        )
+
+    def training_set(self, *, seed: int) -> TrainingSet:
+        """The training split as a model is trained on it: with its negatives.
+
+        Args:
+            seed: of negatives that are drawn anew in each epoch; no matter else.
+        """
+        examples, settings = self.split("train"), self.recipe.negatives
+        if settings is None or not settings.fresh:
+            return examples
+        requests = read_columns(self.folder / "train" / "requests.arrow")
+        return FreshNegatives(
+            examples,
+            NegativeSampler.load(self.folder / "negatives"),
+            per_positive=settings.per_positive,
+            times=_flat(requests["time"]) if "time" in requests else None,
+            item_ids=item_ids(self.recipe, self.schema, self.encoder),
+            seed=[settings.seed, seed],
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.batch import Jagged
-from finerank.data.sampling import Met, NegativeSampler
+from finerank.data.sampling import Met, NegativeSampler, behind
 from finerank.data.splits import NO_EXAMPLE, TRAIN, drawn
 from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS
@@ -69,12 +69,7 @@ class Negatives:
         )
         self.drawn[split] += len(items)
         self.lacking[split] += count * len(positives) - len(items)
-        sizes = np.ones(len(rows), dtype=np.int64)
-        sizes[positives] += np.bincount(of_positive, minlength=len(positives))
-        places = np.cumsum(sizes) - sizes
-        source = np.repeat(np.arange(len(rows)), sizes)
-        is_negative = np.ones(len(source), dtype=bool)
-        is_negative[places] = False
+        source, is_negative, places = behind(positives, of_positive, len(rows))
         taken = rows.take(source)
         assert taken.item is not None
         taken.item[is_negative] = items
@@ -159,15 +154,16 @@ def fit_negatives(
             "negatives", expected="positives in the training set", found="labels of 0 only"
         )
     evaluation = settings.per_positive if settings.evaluation is None else settings.evaluation
+    train_now = 0 if settings.fresh else settings.per_positive
     return Negatives(
         NegativeSampler(
             weights,
             _met(rows, encoder, size, with_time=settings.exclude == "before"),
             None if settings.within is None else _groups(settings.within, schema, items),
         ),
-        {split: settings.per_positive if split == "train" else evaluation for split in SPLITS},
+        {split: train_now if split == "train" else evaluation for split in SPLITS},
         seed=settings.seed,
-        item_ids=_item_ids(recipe, schema, encoder),
+        item_ids=item_ids(recipe, schema, encoder),
     )
 
 
@@ -206,7 +202,7 @@ def _groups(feature: str, schema: Schema, items: Entities) -> np.ndarray:
     return np.asarray(column.numpy()).astype(np.int64)
 
 
-def _item_ids(recipe: Recipe, schema: Schema, encoder: RowEncoder) -> dict[str, np.ndarray]:
+def item_ids(recipe: Recipe, schema: Schema, encoder: RowEncoder) -> dict[str, np.ndarray]:
     """The features that are the item's id itself, where the log holds it: one row an item."""
     ids = {}
     for feature in schema.candidate_features:

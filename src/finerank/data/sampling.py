@@ -6,8 +6,15 @@ Shapes: ``P`` positives, ``I`` items with the unknown one, ``M`` pairs of a user
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+
+from finerank.data.storage import read_batch, write_columns
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ROUNDS = 64  # of drawing all that is missing, before what is left is listed
 
@@ -34,6 +41,20 @@ class Met:
             assert times is not None
             met &= self.first[places] <= times
         return np.asarray(met)
+
+
+class Behind(NamedTuple):
+    """Rows with negatives behind their positives: ``L`` in all.
+
+    Attributes:
+        source: the row that each is or is drawn for ``(L,)``.
+        is_negative: which are negatives ``(L,)``.
+        places: where each row has come to stand.
+    """
+
+    source: np.ndarray
+    is_negative: np.ndarray
+    places: np.ndarray
 
 
 class NegativeSampler:
@@ -120,6 +141,28 @@ class NegativeSampler:
         drawn = np.sort(np.concatenate([*done, begun]))
         return drawn // self.items, drawn % self.items
 
+    def save(self, folder: Path) -> None:
+        """Write to Arrow files in a folder."""
+        weights = np.zeros(self.items)
+        weights[self.pool] = self.weights
+        items = {"weight": pa.array(weights), "group": pa.array(self.groups)}
+        write_columns(folder / "items.arrow", pa.record_batch(items))
+        met = {"pair": pa.array(self.met.pairs)}
+        if self.met.first is not None:
+            met["first"] = pa.array(self.met.first, from_pandas=False)
+        write_columns(folder / "met.arrow", pa.record_batch(met))
+
+    @classmethod
+    def load(cls, folder: Path) -> NegativeSampler:
+        """Read what `save` wrote; which pairs met is memory-mapped."""
+        items, met = read_batch(folder / "items.arrow"), read_batch(folder / "met.arrow")
+        first = met.column("first").to_numpy() if "first" in met.schema.names else None
+        return cls(
+            items.column("weight").to_numpy(),
+            Met(met.column("pair").to_numpy(), first),
+            items.column("group").to_numpy(),
+        )
+
     def _met(self, users: np.ndarray, items: np.ndarray, times: np.ndarray | None) -> np.ndarray:
         return self.met.had(users.astype(np.int64) * self.items + items, times)
 
@@ -129,3 +172,19 @@ class NegativeSampler:
         when = None if time is None else np.full(len(items), time)
         met = self._met(np.full(len(items), user), items, when)
         return items, self.weights[group] * ~met
+
+
+def behind(positives: np.ndarray, of_positive: np.ndarray, rows: int) -> Behind:
+    """Where rows and negatives come to stand when the negatives follow their positives.
+
+    Args:
+        positives: which of the rows are positives ``(P,)``, ascending.
+        of_positive: the positive of each negative, ascending.
+        rows: how many there are.
+    """
+    sizes = np.ones(rows, dtype=np.int64)
+    sizes[positives] += np.bincount(of_positive, minlength=len(positives))
+    places = np.cumsum(sizes) - sizes
+    is_negative = np.ones(int(sizes.sum()), dtype=bool)
+    is_negative[places] = False
+    return Behind(np.repeat(np.arange(rows), sizes), is_negative, places)

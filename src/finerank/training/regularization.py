@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finerank.data.batch import Batch, Column
-    from finerank.data.examples import Examples
+    from finerank.data.fresh import TrainingSet
     from finerank.data.schema import Schema
 
 _BATCH_SIZE = 65_536  # candidates counted at a time
@@ -45,7 +45,7 @@ class MiniBatchL2:
         Zhou et al., Deep Interest Network, KDD 2018, arXiv:1706.06978, section 5.1.
     """
 
-    def __init__(self, model: nn.Module, examples: Examples, *, strength: float) -> None:
+    def __init__(self, model: nn.Module, examples: TrainingSet, *, strength: float) -> None:
         self.schema = examples.schema
         self.tables = list(embedding_tables(model))
         counts = count_ids(examples)
@@ -65,7 +65,7 @@ class MiniBatchL2:
             table.grad.index_add_(0, rows[space], term)
 
 
-def count_ids(examples: Examples) -> dict[str, Tensor]:
+def count_ids(examples: TrainingSet) -> dict[str, Tensor]:
     """How often each id is an input: id space -> ``(V,)``.
 
     What a request shares among its candidates counts once for each of them.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finerank.data.examples import Examples
+    from finerank.data.fresh import TrainingSet
     from finerank.settings import TrainingSettings
 
 
@@ -70,7 +71,7 @@ class Trainer:
         weighting = UncertaintyWeights if settings.task_weights == "uncertainty" else WeightedSum
         self.weighting = weighting(list(task_weights.values()))
 
-    def fit(self, model: nn.Module, train: Examples, valid: Examples) -> Fit:
+    def fit(self, model: nn.Module, train: TrainingSet, valid: Examples) -> Fit:
         """Train a model; it is left with the weights of its best epoch.
 
         Raises:
