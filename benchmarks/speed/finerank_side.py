@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from cases import ATTENTION_UNITS, CROSS_LAYERS, EXPERT_UNITS, EXPERTS, TOWER_UNITS
 from data import TEST_AT, VALID_AT, make
+from measure import first
 
 import finerank
 from finerank.data.examples import Examples
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from finerank.data.batch import Batch
 
-READY_BATCHES = 20
 ENDLESS = 4_000_000  # requests
 
 
@@ -88,8 +88,7 @@ class Side:
     def _ready(self) -> Examples:
         train = self.dataset.split("train")
         loader = Loader(train, batch_size=self.case.batch_size, shuffle=True)
-        batches = list(itertools.islice(loader, READY_BATCHES))
-        return ReadyExamples.of(train, [batch.to(self.device) for batch in batches])
+        return ReadyExamples.of(train, [batch.to(self.device) for batch in first(loader)])
 
     def _train_on_device(self, measure: str, clock: Clock) -> None:
         """The trainer's loop with its batches moved; the trainer itself stays on the CPU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 PACKAGES = {
     "finerank": "finerank",
@@ -22,6 +23,7 @@ PACKAGES = {
     "floor": "torch",
 }
 ENDLESS = 1_000_000  # steps: more than any measurement takes
+READY_BATCHES = 20
 
 
 class Enough(Exception):  # noqa: N818
@@ -101,6 +103,12 @@ class Ready(Dataset[Any]):
     def loader(cls, batches: Sequence[Any]) -> DataLoader[Any]:
         """As a DataLoader that hands the batches on as they are."""
         return DataLoader(cls(batches), batch_size=None)
+
+
+def first(loader: Iterable[Any]) -> list[Any]:
+    """The first batches of a loader; the last, smaller one is left out where there are others."""
+    batches = list(itertools.islice(loader, READY_BATCHES + 1))
+    return batches[:-1] or batches
 
 
 def memory_mb(field: str) -> float:

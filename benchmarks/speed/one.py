@@ -14,6 +14,10 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+# Before torch is loaded: threads that spin while they wait stop each other on a shared core.
+# finerank sets this for itself; here every library gets it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from cases import ALL, LIBRARIES
 from measure import Clock, Enough, memory_mb, versions
