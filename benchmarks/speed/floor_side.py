@@ -9,6 +9,7 @@ are not in it.
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -42,24 +43,25 @@ class Side:
             name: [torch.zeros(size, dim, device=self.device) for _ in range(3)]
             for name, size in self.arrays.sizes.items()
         }
-        steps = []
-        for ids, pairs, requests in self.batches:
-            rows = {
+        shapes = [self.products(pairs, steps) for _, pairs, steps in self.batches]
+        largest = [max(each) for each in zip(*shapes, strict=True)]
+        products = [_Product(shape, self.device) for shape in largest]
+        rows = [
+            {
                 name: torch.from_numpy(np.unique(each)).to(self.device, torch.int64)
                 for name, each in ids.items()
             }
-            shapes = self.products(pairs, requests)
-            steps.append((rows, [_Product(shape, self.device) for shape in shapes]))
-        while True:
-            for rows, products in steps:
-                for product in products:
-                    product.run()
-                for name, each in rows.items():
-                    for table in tables[name]:
-                        table.index_copy_(0, each, table.index_select(0, each))
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize()
-                clock.tick(self.case.batch_size)
+            for ids, _, _ in self.batches
+        ]
+        for batch in itertools.cycle(range(len(shapes))):
+            for product, (count, _, _) in zip(products, shapes[batch], strict=True):
+                product.run(count)
+            for name, each in rows[batch].items():
+                for table in tables[name]:
+                    table.index_copy_(0, each, table.index_select(0, each))
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            clock.tick(self.case.batch_size)
 
     def _batches(self) -> list[tuple[dict[str, np.ndarray], int, int]]:
         """Of some batches: the ids in each table, the pairs and the steps of attention."""
@@ -105,19 +107,25 @@ class Side:
 
 
 class _Product:
-    """A matrix product and both of its backward ones, into memory that is there already."""
+    """A matrix product and both of its backward ones, into memory that is there already.
+
+    Args:
+        shape: with the most rows that it gets.
+    """
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
-        rows, width, out = (max(1, size) for size in shape)
+        rows, width, out = shape
         self.x, self.weight, self.y = (
             torch.ones(*size, device=device) for size in ((rows, width), (width, out), (rows, out))
         )
-        self.x_grad, self.weight_grad = torch.empty_like(self.x), torch.empty_like(self.weight)
+        self.x_grad, self.weight_grad = torch.ones_like(self.x), torch.ones_like(self.weight)
 
-    def run(self) -> None:
-        torch.mm(self.x, self.weight, out=self.y)
-        torch.mm(self.y, self.weight.t(), out=self.x_grad)
-        torch.mm(self.x.t(), self.y, out=self.weight_grad)
+    def run(self, rows: int) -> None:
+        """Multiply, with so many rows."""
+        x, y = self.x[:rows], self.y[:rows]
+        torch.mm(x, self.weight, out=y)
+        torch.mm(y, self.weight.t(), out=self.x_grad[:rows])
+        torch.mm(x.t(), y, out=self.weight_grad)
 
 
 def _mlp(rows: int, width: int, units: tuple[int, ...]) -> list[Shape]:

@@ -65,6 +65,7 @@ class Side:
         model.optimizer.register_step_post_hook(lambda *_: clock.tick(self.case.batch_size))
         if measure == "step":
             loader = Ready.loader(first(loader))
+        clock.last = len(loader)  # at an epoch's end it fails where it has no validation set
         model.fit(loader, epochs=1)
 
     def evaluate(self, measure: str) -> tuple[int, float]:

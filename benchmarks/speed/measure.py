@@ -45,6 +45,7 @@ class Clock:
     def __init__(self, seconds: float, *, least: int = 3) -> None:
         self.seconds, self.least = seconds, least
         self.created = time.perf_counter()
+        self.last: int | None = None  # a step that ends the loop in any case
         self.ticks: list[tuple[float, int]] = []  # when a step ended, and its samples
         self.first_counted: int | None = None
 
@@ -56,6 +57,8 @@ class Clock:
         """
         now = time.perf_counter()
         self.ticks.append((now, samples))
+        if len(self.ticks) == self.last:
+            raise Enough
         if self.first_counted is None:
             warm = now - self.ticks[0][0] >= self.seconds / 5 and len(self.ticks) >= 3
             if warm:
