@@ -22,7 +22,6 @@ from cases import (
     EXPERTS,
     TOWER_UNITS,
 )
-from data import load, make
 from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat, get_feature_names
 from deepctr_torch.models import DCN, DIN, MMOE
 from joined import joined, padded
@@ -30,6 +29,7 @@ from measure import Ready, first
 from padded import columns_of
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import LabelEncoder
+from synthetic import load, make
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from cases import ATTENTION_UNITS, CROSS_LAYERS, EXPERT_UNITS, EXPERTS, TOWER_UNITS
-from data import TEST_AT, VALID_AT, make
 from measure import first
+from synthetic import TEST_AT, VALID_AT, make
 
 import finerank
 from finerank.data.examples import Examples

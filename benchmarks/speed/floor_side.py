@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from cases import ATTENTION_UNITS, CROSS_LAYERS, EXPERT_UNITS, EXPERTS, TOWER_UNITS
-from data import load, make
 from measure import READY_BATCHES
+from synthetic import load, make
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,7 +28,6 @@ from cases import (
     EXPERTS,
     TOWER_UNITS,
 )
-from data import Arrays, load, make
 from fuxictr.features import FeatureMap
 from fuxictr.metrics import evaluate_metrics
 from fuxictr.preprocess import FeatureProcessor, build_dataset
@@ -39,6 +38,7 @@ from joined import joined
 from measure import Ready, first
 from model_zoo.LongCTR.DIN.DIN import DIN
 from model_zoo.LongCTR.longctr_dataloader import LongCTRDataLoader
+from synthetic import Arrays, load, make
 from torch import nn
 
 if TYPE_CHECKING:
@@ -194,7 +194,12 @@ class Deep(BaseModel):
     """FuxiCTR's DNN, or its DCN where there are cross layers."""
 
     def __init__(
-        self, features: FeatureMap, units: list[int], cross: int, embedding_dim: int, **common: Any
+        self,
+        features: FeatureMap,
+        units: list[int],
+        cross: int,
+        embedding_dim: int,
+        **common: object,
     ) -> None:
         super().__init__(features, task="binary_classification", **common)
         self.embedding_layer = FeatureEmbedding(features, embedding_dim)
@@ -218,7 +223,7 @@ class Deep(BaseModel):
 class MMoE(MultiTaskModel):
     """FuxiCTR's MMoE, which its wheel names but doesn't have."""
 
-    def __init__(self, features: FeatureMap, embedding_dim: int, **common: Any) -> None:
+    def __init__(self, features: FeatureMap, embedding_dim: int, **common: object) -> None:
         tasks = len(features.labels)
         super().__init__(
             features, task=["binary_classification"] * tasks, num_tasks=tasks, **common
@@ -267,4 +272,3 @@ def _write_log(arrays: Arrays, folder: Path) -> None:
     items_of = {"item_index": items, "item": items, "category": arrays.category_of_item}
     pd.DataFrame(items_of).to_parquet(folder / "items.parquet")
     (folder / "done.json").write_text(json.dumps({"rows": len(columns["user"])}))
-

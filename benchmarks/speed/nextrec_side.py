@@ -14,7 +14,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from cases import (
     ATTENTION_UNITS,
@@ -24,7 +23,6 @@ from cases import (
     EXPERTS,
     TOWER_UNITS,
 )
-from data import load, make
 from joined import joined
 from measure import Ready, first
 from nextrec.basic.features import DenseFeature, SequenceFeature, SparseFeature
@@ -36,6 +34,7 @@ from nextrec.models.ranking.base import BaseRankingModel
 from nextrec.models.ranking.dcn import DCN
 from nextrec.models.ranking.din import DIN
 from padded import columns_of
+from synthetic import load, make
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,7 +128,7 @@ class Side:
         processor.transform(shown, return_dict=True)
         return len(shown), time.perf_counter() - started
 
-    def _data(self) -> dict[str, np.ndarray] | pd.DataFrame:
+    def _data(self) -> dict[str, np.ndarray]:
         columns, labels = columns_of(self.case, self.arrays)
         if labels.ndim == 1:
             labels = labels[:, None]
@@ -144,9 +143,7 @@ class Side:
         return moved
 
     def _sparse(self, name: str) -> SparseFeature:
-        return SparseFeature(
-            name, self.arrays.sizes[name], embedding_dim=self.case.embedding_dim
-        )
+        return SparseFeature(name, self.arrays.sizes[name], embedding_dim=self.case.embedding_dim)
 
     def _model(self) -> Any:  # noqa: ANN401
         case = self.case
@@ -209,7 +206,7 @@ class Deep(BaseRankingModel):
         return "binary"
 
     def __init__(
-        self, dense: list[Any], sparse: list[Any], units: dict[str, Any], **common: Any
+        self, dense: list[Any], sparse: list[Any], units: dict[str, Any], **common: object
     ) -> None:
         super().__init__(dense_features=dense, sparse_features=sparse, **common)
         self.embedding = EmbeddingLayer(features=self.all_features)

@@ -19,22 +19,18 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from cases import ALL, LIBRARIES
+from cases import ALL, LIBRARIES, Case
 from measure import Clock, Enough, memory_mb, versions
 
 
-def measure(
-    case: str, library: str, measure: str, work: Path, *, seconds: float, scale: float, device: str
+def measured(
+    case: Case, library: str, measure: str, work: Path, *, seconds: float, device: str
 ) -> dict[str, Any]:
     """Set a case up, then time what is measured of it."""
-    sized = ALL[case].scaled(scale)
-    side = importlib.import_module(f"{library}_side").Side(sized, work, device)
+    side = importlib.import_module(f"{library}_side").Side(case, work, device)
     before_mb = memory_mb("VmRSS")
-    if sized.kind == "evaluate":
-        samples, took = side.evaluate(measure)
-        result = {"samples": samples, "seconds": took, "samples_per_s": samples / took}
-    elif sized.kind == "prepare":
-        samples, took = side.prepare()
+    if case.kind in ("evaluate", "prepare"):
+        samples, took = side.evaluate(measure) if case.kind == "evaluate" else side.prepare()
         result = {"samples": samples, "seconds": took, "samples_per_s": samples / took}
     else:
         clock = Clock(seconds)
@@ -42,7 +38,7 @@ def measure(
             side.train(measure, clock)
         result = clock.result()
     return {
-        "case": case,
+        "case": case.name,
         "library": library,
         "measure": measure,
         **result,
@@ -50,7 +46,6 @@ def measure(
         "memory_peak_mb": memory_mb("VmHWM"),
         "threads": torch.get_num_threads(),
         "device": device,
-        "scale": scale,
         "versions": versions(library),
     }
 
@@ -69,16 +64,15 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     with redirect_stdout(sys.stderr):
-        result = measure(
-            given.case,
+        result = measured(
+            ALL[given.case].scaled(given.scale),
             given.library,
             given.measure,
             given.work.resolve(),
             seconds=given.seconds,
-            scale=given.scale,
             device=given.device,
         )
-    print(json.dumps(result), flush=True)
+    print(json.dumps({**result, "scale": given.scale}), flush=True)
     os._exit(0)  # worker processes and threads of a loader that was cut off are not waited for
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from cases import Case
-    from data import Arrays
+    from synthetic import Arrays
 
 
 def columns_of(case: Case, arrays: Arrays) -> tuple[dict[str, np.ndarray], np.ndarray]:

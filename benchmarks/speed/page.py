@@ -70,9 +70,7 @@ def page(results: dict[str, Any], chart: str | None) -> str:
     return "\n".join(lines)
 
 
-def _section(
-    case: Case, series: Series, errors: dict[tuple[str, str, str], str]
-) -> list[str]:
+def _section(case: Case, series: Series, errors: dict[tuple[str, str, str], str]) -> list[str]:
     lines = [f"## {case.name}", "", f"{case.about}. {case.rows:,} rows.", ""]
     floor = _median(series.get((case.name, "floor", "step")))
     head = ["", *(f"{measure}, samples/s" for measure in case.measures)]

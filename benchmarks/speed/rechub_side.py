@@ -23,12 +23,12 @@ from cases import (
     EXPERTS,
     TOWER_UNITS,
 )
-from data import load, make
 from joined import joined
 from measure import Ready, first
 from padded import columns_of
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import LabelEncoder
+from synthetic import load, make
 from torch import nn
 from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFeature
 from torch_rechub.basic.layers import MLP, EmbeddingLayer
@@ -143,7 +143,7 @@ class Side:
             return MTLTrainer(self._mmoe(types), types, **common)
         return CTRTrainer(self._model(), **common)
 
-    def _sparse(self, name: str, **more: Any) -> SparseFeature:
+    def _sparse(self, name: str, **more: object) -> SparseFeature:
         return SparseFeature(
             name, self.arrays.sizes[name], embed_dim=self.case.embedding_dim, **more
         )

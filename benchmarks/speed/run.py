@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cases import ALL, LIBRARIES, TRAINING, Case, chosen
+from cases import ALL, LIBRARIES, Case, chosen
 from measure import cpu_name
 from page import write
 
@@ -91,7 +91,6 @@ def measurements(case: Case, given: argparse.Namespace) -> Iterator[dict[str, An
     ]
     if "step" in case.measures:
         todo.append(("floor", "step"))
-    # what is made once, data and prepared folders, isn't made within the first measurement
     for round_ in range(given.rounds):
         for library, measure in list(todo):
             started = time.perf_counter()
@@ -100,7 +99,8 @@ def measurements(case: Case, given: argparse.Namespace) -> Iterator[dict[str, An
             result |= {"round": round_, "process_s": round(took, 1)}
             shown = result.get("error") or f"{result['samples_per_s']:,.0f} samples/s"
             print(f"{case.name}, {measure}, {library}: {shown} ({took:.0f} s)", flush=True)
-            if took > SLOW_S and measure not in TRAINING or "error" in result:
+            measuring = result.get("seconds", 0) + result.get("startup_s", 0)
+            if measuring > SLOW_S or "error" in result:
                 todo.remove((library, measure))
             yield result
 
