@@ -62,6 +62,9 @@ def page(results: dict[str, Any], chart: str | None) -> str:
         f"{_versions(results)}.",
         "",
     ]
+    scales = {each["scale"] for each in results["measurements"] if each.get("scale", 1) != 1}
+    if scales:
+        lines += [f"Tried out with fewer rows, by {sorted(scales)}: no results.", ""]
     if chart is not None:
         lines += [f"![how many times as fast as each library]({chart})", ""]
     for case in ALL.values():
