@@ -25,6 +25,7 @@ class Case:
         items, categories: ids of the two item columns, before those that never occur are left out.
         id_sizes: ids of each id column of a flat table; the column's own unknown id is one of them.
         numbers: number columns of a flat table.
+        most_rounds: where a measurement is long.
         user_column: whether the first id column is the user, for GAUC.
     """
 
@@ -48,6 +49,7 @@ class Case:
     numbers: int = 0
     user_column: bool = False
     tasks: tuple[str, ...] = ("click",)
+    most_rounds: int = 3
 
     def scaled(self, scale: float) -> Case:
         """The same case with fewer rows, and fewer ids where there are many."""
@@ -101,6 +103,7 @@ def _flat(kind: Literal["dnn", "dcn"], ids: int, label: str) -> Case:
         hidden_units=(400, 400, 400),
         id_sizes=criteo_like(ids),
         numbers=13,
+        most_rounds=3 if ids < 10_000_000 else 2,
     )
 
 
@@ -123,7 +126,7 @@ CASES = (
     Case("evaluation", "f", "evaluate", "AUC, GAUC and log loss of a million rows of 20,000 users, "
          "DNN over user, item and category, embedding 64, MLP 512-128-64",
          rows=1_000_000, measures=("predict and metrics", "metrics"),
-         id_sizes=(20_001, 100_001, 1001), user_column=True),
+         id_sizes=(20_001, 100_001, 1001), user_column=True, most_rounds=2),
     Case("preparation", "g", "prepare", "Parquet log of impressions and past events to trainable "
          "data with histories as in (a)",
          rows=200_000, history="tailed", measures=("prepare",)),

@@ -91,7 +91,7 @@ def measurements(case: Case, given: argparse.Namespace) -> Iterator[dict[str, An
     ]
     if "step" in case.measures:
         todo.append(("floor", "step"))
-    for round_ in range(given.rounds):
+    for round_ in range(min(given.rounds, case.most_rounds)):
         for library, measure in list(todo):
             started = time.perf_counter()
             result = one(case, library, measure, given)
