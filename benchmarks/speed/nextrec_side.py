@@ -94,8 +94,6 @@ class Side:
             return len(labels), time.perf_counter() - started
         model, data = self._model(), self._data()
         model.compile(loss="bce")
-        model.task_specific_metrics = None  # ``fit`` sets it; ``evaluate`` reads it
-        model.early_stop_monitor_task = None
         started = time.perf_counter()
         model.evaluate(data, metrics=METRICS, batch_size=EVALUATION_BATCH, group_id="c0")
         return len(labels), time.perf_counter() - started

@@ -34,12 +34,31 @@ zipf-like, histories lognormal, labels random: what is measured is speed, not wh
   own, without those of loader workers: resident before training (library and data loaded), and the
   peak.
 
-Where libraries differ and the setup can't make them equal is in the head of each library's file in
-`benchmarks/speed`: FuxiCTR clips gradients and embeds numbers; torch-rechub normalises every layer
-and has its own Dice in DIN's MLP; torch-rechub and NextRec attend to items and categories apart;
-finerank has a flag beside each number that says whether it is missing. Models that a wheel lacks
-are composed of its layers. GAUC is missing in DeepCTR-Torch and fails in torch-rechub on a user
-with one class: they get sklearn's with pandas, and those users left out before.
+All processes run with OMP_WAIT_POLICY=PASSIVE, which finerank sets for itself and without which the
+others lose much more on a machine that is not quiet. Each library uses the loader, and as many
+loader processes, as it does where nothing is said: FuxiCTR one (npz, the faster of its two
+formats), the others none, finerank a thread.
+
+What the setup can't make equal; details in the head of each library's file in `benchmarks/speed`:
+
+- FuxiCTR clips the norm of all gradients in each step, and embeds numbers, so that its DNN and DCN
+  are wider. Its DIN pads a batch to its own longest history, the others' to the longest there is.
+- torch-rechub normalises every layer of every MLP over the batch, and has its own Dice in DIN's MLP.
+- torch-rechub and NextRec attend to items and to categories apart, with width 64 each.
+- finerank gives a number a second input: whether it is missing.
+- Models that a wheel lacks are composed of its layers: DNN in FuxiCTR, torch-rechub and NextRec,
+  DCN and MMoE in FuxiCTR. The regularisers that DeepCTR-Torch and torch-rechub have by default are
+  off.
+
+What stood in the way:
+
+- FuxiCTR's `fit` without a validation set fails at the epoch's end. Its GAUC sends each user to a
+  pool of processes.
+- torch-rechub's GAUC is NaN as soon as a user has one class: those users are left out before, in no
+  measured time. Its `generate_seq_feature` makes no examples of impressions.
+- DeepCTR-Torch has no GAUC: it gets sklearn's AUC of each user, with pandas.
+- NextRec asks for NumPy and pandas below 2 on Python 3.11, but runs with newer ones.
+- No peer builds histories from a log of impressions: they get a vectorised join in pandas.
 """
 Series = dict[tuple[str, str, str], list[dict[str, Any]]]
 
@@ -130,7 +149,8 @@ def draw(results: dict[str, Any], file: Path) -> bool:
 
         mpl.use("Agg")
         from matplotlib import pyplot as plt  # noqa: PLC0415
-    except ImportError:
+    except ImportError as error:
+        print(f"no chart: {error}")
         return False
     if not ratios:
         return False
@@ -140,7 +160,9 @@ def draw(results: dict[str, Any], file: Path) -> bool:
         places = [row for row, peers in enumerate(ratios.values()) if peer in peers]
         values = [peers[peer] for peers in ratios.values() if peer in peers]
         offset = (place - 1.5) * height
-        axes.barh([row + offset for row in places], values, height, label=NAMES[peer])
+        widths = [value - 1 for value in values]
+        rows = [row + offset for row in places]
+        axes.barh(rows, widths, height, left=1, label=NAMES[peer])
     axes.set_yticks(range(len(ratios)), [f"{case}, {measure}" for case, measure in ratios])
     axes.invert_yaxis()
     axes.set_xscale("log")
