@@ -99,6 +99,11 @@ def test_every_library_gets_the_same_histories(suite, tmp_path):
     ):
         assert tuple(steps) == items[user]
         assert tuple(categories) == tuple(arrays.category_of_item[steps])
+    shorter = suite("joined").joined(raw, 3)
+    assert all(
+        tuple(steps) == items[user][-3:]
+        for user, steps in zip(shorter["user"], shorter["items"], strict=True)
+    )
     for user, row, length in zip(
         columns["user"], columns["hist_item"], columns["length"], strict=True
     ):
