@@ -43,8 +43,8 @@ What the setup can't make equal; details in the head of each library's file in `
 
 - FuxiCTR clips the norm of all gradients in each step, and embeds numbers, so that its DNN and DCN
   are wider. Its DIN pads a batch to its own longest history, the others' to the longest there is.
-- torch-rechub normalises every layer of every MLP over the batch, and the MLP of its DIN has its own
-  Dice.
+- torch-rechub normalises every layer of every MLP over the batch, and its DIN's MLP has a Dice of
+  its own.
 - torch-rechub and NextRec attend to items and to categories apart, with width 64 each.
 - finerank gives a number a second input: whether it is missing.
 - Models that a wheel lacks are composed of its layers: DNN in FuxiCTR, torch-rechub and NextRec,
