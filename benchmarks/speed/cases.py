@@ -110,12 +110,12 @@ def _flat(kind: Literal["dnn", "dcn"], ids: int, label: str) -> Case:
 _DIN = "embedding 64, attention 80-40 with Dice, MLP 512-128-64; user, item, category"
 CASES = (
     Case("din-tailed", "a", "din", f"DIN, histories of mean 9 and at most 100 steps; {_DIN}",
-         rows=400_000, history="tailed"),
+         rows=200_000, history="tailed"),
     Case("din-full", "b", "din", f"DIN, every history has 50 steps; {_DIN}",
          rows=200_000, history="full", max_length=50, requests_per_user=20),
     Case("din-impressions", "c", "din",
          f"DIN, requests of ten candidates, histories as in (a); {_DIN}",
-         rows=400_000, history="tailed", candidates=10),
+         rows=200_000, history="tailed", candidates=10),
     _flat("dcn", 1_000_000, "1M"),
     _flat("dnn", 1_000_000, "1M"),
     _flat("dcn", 10_000_000, "10M"),
