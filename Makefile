@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
+BENCHMARK := .venv-benchmark
+BENCHMARK_READY := $(BENCHMARK)/.ready
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test peers format clean
+.PHONY: demo test peers benchmark format clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -40,9 +42,21 @@ $(PEERS_READY): peers/requirements.txt pyproject.toml constraints.txt
 peers: $(PEERS_READY) ## equality with other libraries, docs/peers.md
 	$(PEERS)/bin/pytest -q peers
 
+# NextRec asks for NumPy and pandas of 2023, and runs with those that all libraries have here.
+$(BENCHMARK_READY): peers/requirements.txt benchmarks/speed/requirements.txt pyproject.toml \
+  constraints.txt
+	$(PYTHON) -m venv $(BENCHMARK)
+	$(BENCHMARK)/bin/pip install --quiet --editable . --requirement peers/requirements.txt \
+	  --requirement benchmarks/speed/requirements.txt
+	$(BENCHMARK)/bin/pip install --quiet --no-deps nextrec==0.6.14
+	@touch $@
+
+benchmark: $(BENCHMARK_READY) ## speed beside other libraries, benchmarks/speed
+	OMP_NUM_THREADS=2 $(BENCHMARK)/bin/python benchmarks/speed/run.py
+
 format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) $(PEERS) .finerank runs dist build
+	rm -rf $(VENV) $(PEERS) $(BENCHMARK) .finerank runs dist build

@@ -1,0 +1,218 @@
+"""The results page and its chart, from the raw measurements."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from cases import ALL, LIBRARIES, Case
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = {
+    "finerank": "finerank",
+    "fuxictr": "FuxiCTR",
+    "rechub": "torch-rechub",
+    "deepctr": "DeepCTR-Torch",
+    "nextrec": "NextRec",
+    "floor": "floor",
+}
+ABOUT = """\
+Each library trains the same model on the same synthetic data with the same sizes, vocabularies,
+batch of 1024, Adam at 0.001, fp32 and threads, set up as its own documentation does it. Ids are
+zipf-like, histories lognormal, labels random: what is measured is speed, not what is learned.
+
+- **end to end**: the library's own training loop with its own loader, from encoded data, after a
+  warm-up.
+- **step**: the same loop on batches that are made already: forward, backward, optimiser.
+- **floor**: the step's bare matrix products, forward and twice backward, and one read and write of
+  the batch's embedding rows with both moments of Adam, without any padding. A share of the floor of
+  100 % would leave no time for anything else.
+- Samples a second are medians over rounds, with the least and the most. Memory is the process's
+  own, without those of loader workers: resident before training (library and data loaded), and the
+  peak.
+
+All processes run with OMP_WAIT_POLICY=PASSIVE, which finerank sets for itself and without which the
+others lose much more on a machine that is not quiet. Each library uses the loader, and as many
+loader processes, as it does where nothing is said: FuxiCTR one (npz, the faster of its two
+formats), the others none, finerank a thread.
+
+What the setup can't make equal; details in the head of each library's file in `benchmarks/speed`:
+
+- FuxiCTR clips the norm of all gradients in each step, and embeds numbers, so that its DNN and DCN
+  are wider. Its DIN pads a batch to its own longest history, the others' to the longest there is.
+- torch-rechub normalises every layer of every MLP over the batch, and its DIN's MLP has a Dice of
+  its own.
+- torch-rechub and NextRec attend to items and to categories apart, with width 64 each.
+- finerank gives a number a second input: whether it is missing.
+- Models that a wheel lacks are composed of its layers: DNN in FuxiCTR, torch-rechub and NextRec,
+  DCN and MMoE in FuxiCTR. The regularisers that DeepCTR-Torch and torch-rechub have by default are
+  off.
+
+What stood in the way:
+
+- FuxiCTR's `fit` without a validation set fails at the epoch's end. Its GAUC sends each user to a
+  pool of processes.
+- torch-rechub's GAUC is NaN as soon as a user has one class: those users are left out before, in no
+  measured time. Its `generate_seq_feature` makes no examples of impressions.
+- DeepCTR-Torch has no GAUC: it gets sklearn's AUC of each user, with pandas.
+- NextRec asks for NumPy and pandas below 2 on Python 3.11, but runs with newer ones.
+- No peer builds histories from a log of impressions: they get a vectorised join in pandas.
+"""
+Series = dict[tuple[str, str, str], list[dict[str, Any]]]
+
+
+def write(results: dict[str, Any], raw: Path) -> None:
+    """Write the page, and the chart where matplotlib is installed, beside the raw results."""
+    stem = raw.stem.replace("results", "RESULTS")
+    chart = raw.with_suffix(".png")
+    drawn = draw(results, chart)
+    raw.with_name(f"{stem}.md").write_text(page(results, chart.name if drawn else None))
+
+
+def page(results: dict[str, Any], chart: str | None) -> str:
+    """The page as Markdown."""
+    series, errors = _series(results)
+    lines = ["# Speed", "", f"```\n{results['command']}\n```", "", ABOUT]
+    where = "" if results["device"] == "cpu" else f", on {results['device']}"
+    lines += [
+        f"{results['date']}, {results['cpu']}, {results['threads']} threads{where}. "
+        f"{_versions(results)}.",
+        "",
+    ]
+    scales = {each["scale"] for each in results["measurements"] if each.get("scale", 1) != 1}
+    if scales:
+        lines += [f"Tried out with fewer rows, by {sorted(scales)}: no results.", ""]
+    if chart is not None:
+        lines += [f"![how many times as fast as each library]({chart})", ""]
+    for case in ALL.values():
+        if any(key[0] == case.name for key in (*series, *errors)):
+            lines += _section(case, series, errors)
+    return "\n".join(lines)
+
+
+def _section(case: Case, series: Series, errors: dict[tuple[str, str, str], str]) -> list[str]:
+    lines = [f"## {case.name}", "", f"{case.about}. {case.rows:,} rows.", ""]
+    floor = _median(series.get((case.name, "floor", "step")))
+    head = ["", *(f"{measure}, samples/s" for measure in case.measures)]
+    head += ["step / floor"] * (floor is not None) + ["memory before, MiB", "peak, MiB"]
+    lines += [_row(head), _row(["---"] * len(head))]
+    for library in LIBRARIES:
+        found = {m: series.get((case.name, library, m)) for m in case.measures}
+        failed = {m: errors.get((case.name, library, m)) for m in case.measures}
+        if not any(found.values()) and not any(failed.values()):
+            continue
+        cells = [NAMES[library]]
+        cells += [_speeds(found[m]) or failed[m] or "" for m in case.measures]
+        if floor is not None:
+            step = _median(found.get("step"))
+            cells.append("" if step is None else f"{step / floor:.0%}")
+        memory = found[case.measures[0]] or []
+        for field in ("memory_before_mb", "memory_peak_mb"):
+            values = [each[field] for each in memory]
+            cells.append(f"{statistics.median(values):,.0f}" if values else "")
+        lines.append(_row(cells))
+    if floor is not None:
+        speeds = _speeds(series[case.name, "floor", "step"])
+        blank = [""] * (len(head) - len(case.measures) - 1)
+        lines.append(_row(["floor", *[""] * (len(case.measures) - 1), speeds, *blank]))
+    lines.append("")
+    for measure in case.measures:
+        best = _fastest_peer(case, measure, series)
+        ours = _median(series.get((case.name, "finerank", measure)))
+        if best is not None and ours is not None:
+            name, theirs = best
+            lines += [
+                f"{measure}: {ours / theirs:.2f} times the fastest peer, {NAMES[name]}.",
+                "",
+            ]
+    return lines
+
+
+def draw(results: dict[str, Any], file: Path) -> bool:
+    """The chart: how many times as fast as each peer; False where there is nothing to draw."""
+    series, _ = _series(results)
+    ratios = {
+        (case.name, measure): {
+            peer: ours / theirs
+            for peer in LIBRARIES[1:]
+            if (theirs := _median(series.get((case.name, peer, measure)))) is not None
+        }
+        for case in ALL.values()
+        for measure in case.measures
+        if (ours := _median(series.get((case.name, "finerank", measure)))) is not None
+    }
+    ratios = {key: peers for key, peers in ratios.items() if peers}
+    try:
+        import matplotlib as mpl  # noqa: PLC0415
+
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt  # noqa: PLC0415
+    except ImportError as error:
+        print(f"no chart: {error}")
+        return False
+    if not ratios:
+        return False
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(ratios) + 1.5))
+    height = 0.8 / len(LIBRARIES[1:])
+    for place, peer in enumerate(LIBRARIES[1:]):
+        places = [row for row, peers in enumerate(ratios.values()) if peer in peers]
+        values = [peers[peer] for peers in ratios.values() if peer in peers]
+        offset = (place - 1.5) * height
+        widths = [value - 1 for value in values]
+        rows = [row + offset for row in places]
+        axes.barh(rows, widths, height, left=1, label=NAMES[peer])
+    axes.set_yticks(range(len(ratios)), [f"{case}, {measure}" for case, measure in ratios])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlabel("finerank's speed as a multiple of the other library's (right of 1: faster)")
+    axes.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+    return True
+
+
+def _series(results: dict[str, Any]) -> tuple[Series, dict[tuple[str, str, str], str]]:
+    series: Series = defaultdict(list)
+    errors = {}
+    for each in results["measurements"]:
+        key = (each["case"], each["library"], each["measure"])
+        if "error" in each:
+            errors[key] = f"failed: {each['error']}".replace("|", "\\|")
+        else:
+            series[key].append(each)
+    return dict(series), errors
+
+
+def _median(measured: list[dict[str, Any]] | None) -> float | None:
+    if not measured:
+        return None
+    return statistics.median(each["samples_per_s"] for each in measured)
+
+
+def _speeds(measured: list[dict[str, Any]] | None) -> str:
+    if not measured:
+        return ""
+    values = [each["samples_per_s"] for each in measured]
+    if len(values) == 1:
+        return f"{values[0]:,.0f} (once)"
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+def _fastest_peer(case: Case, measure: str, series: Series) -> tuple[str, float] | None:
+    peers = {peer: _median(series.get((case.name, peer, measure))) for peer in LIBRARIES[1:]}
+    known = {peer: speed for peer, speed in peers.items() if speed is not None}
+    return max(known.items(), key=lambda each: each[1]) if known else None
+
+
+def _versions(results: dict[str, Any]) -> str:
+    found = {n: v for each in results["measurements"] for n, v in each.get("versions", {}).items()}
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
