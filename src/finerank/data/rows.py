@@ -90,7 +90,7 @@ def select_rows(
     if labels and recipe.log.event is not None:
         selected["event"] = log[recipe.log.event].cast("string")
     if labels and recipe.split.by == "files":
-        selected["split"] = log[SPLIT_COLUMN]
+        selected["split"] = log[SPLIT_COLUMN].cast("int8")  # SQL makes it wider
     return log.select(**selected)
 
 
