@@ -70,7 +70,7 @@ class Reference:
                 examples.append(number)
         self.examples, self.split = examples, self._split(examples)
         self.labels = {number: self._labels(number) for number in self.split}
-        for number in examples:
+        for number in list(self.split):
             if not any(self._known(label) for label in self.labels[number]):
                 self.dropped["outcome not known yet"] += 1
                 del self.split[number]
@@ -97,7 +97,7 @@ class Reference:
         if split["by"] == "files":
             return {n: rows[n]["file"] for n in examples}
         if split["by"] == "random":
-            return {n: self.drawn[n] for n in examples if n in self.drawn}
+            return {n: self.drawn.get(n, "train") for n in examples}  # the missing: not kept
         if split["by"] == "last":
             found = {}
             for n in examples:

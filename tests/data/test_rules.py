@@ -25,7 +25,7 @@ def _load(name):
 
 Reference, SPLITS = _load("reference").Reference, ("train", "valid", "test")
 PROPERTY = settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     phases=[Phase.generate],  # an example takes a second: shrinking would take minutes
@@ -132,8 +132,7 @@ def recipes(draw, by, *, sampled=False):
     for name in draw(st.lists(st.sampled_from(["seen", "liked"]), unique=True)):
         steps = draw(st.lists(st.sampled_from(["i", "cat", "dwell"]), min_size=1, unique=True))
         histories[name] = {"features": steps, "max_length": draw(st.integers(1, 5))}
-        where = [None, "rating >= 4"] if by == "files" else [None, "rating >= 4", "kind <> 'order'"]
-        if (condition := draw(st.sampled_from(where))) is not None:
+        if (condition := draw(some("rating >= 4", "kind <> 'order'"))) is not None:
             histories[name]["where"] = condition
         if (age := draw(some(3, 9))) is not None:
             histories[name]["max_age"] = age
