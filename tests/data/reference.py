@@ -25,9 +25,13 @@ def is_number(value):
 def as_ids(value):
     """A feature's ids in one row: those of a list; a null, a NaN or a blank is none of them."""
     ids = value if isinstance(value, list) else [value]
-    ids = [each.strip() if isinstance(each, str) and isinstance(value, list) else each for each in ids]
+    ids = [
+        each.strip() if isinstance(each, str) and isinstance(value, list) else each for each in ids
+    ]
     ids = [None if isinstance(each, float) and math.isnan(each) else each for each in ids]
-    return [each for each in ids if each is not None and not (each == "" and isinstance(value, list))]
+    return [
+        each for each in ids if each is not None and not (each == "" and isinstance(value, list))
+    ]
 
 
 class Reference:
@@ -142,7 +146,7 @@ class Reference:
         return labels
 
     def _outcome(self, row, split, event, until):
-        """Whether the event followed; unknown where the horizon isn't over before the next split."""
+        """Whether the event followed; unknown where that isn't over before the next split."""
         following = {"train": "valid", "valid": "test"}.get(split)
         next_one = following and self.begins(following, row["u"])
         last = max(self.log[n]["t"] for n in self.events)

@@ -78,7 +78,9 @@ class Fitting:
         home = self.tables.home_of(name)
         is_id = self.recipe.features[name].type in ("id", "ids")
         if home == "log":
-            return self.train.select(value=self.train[f"feature.{name}"], n=ibis.literal(1, "int64"))
+            return self.train.select(
+                value=self.train[f"feature.{name}"], n=ibis.literal(1, "int64")
+            )
         side = "user" if home == "users" else "item"
         counts = self.train.group_by(entity=self.train[side]).agg(n=ibis._.count())
         table = self.tables.entities[home]
