@@ -226,7 +226,6 @@ def test_ml_100k(case, random):
     items[1] = (2, "Misérables, Les (1958)", "11-Feb-1958", None, url, *(genres[8] | genres[12]))
     items[2] = (3, "unknown", None, None, None, *genres[0])
     case.write_rows("u.item", items, "|", encoding="latin-1")
-    case.convert()
     dataset = case.prepare()
     check_movielens(case, dataset, rows)
     assert case.report["rows"] == {"train": 280, "valid": 40, "test": 80}

@@ -129,6 +129,12 @@ def _print_report(done: Prepared) -> None:
     for history, events in report["events"].items():
         table.add_row(f"events of {history}", f"{events:,}")
     console.print(table)
+    if report["rows_repeated"]:
+        console.print(
+            f"{report['rows_repeated']:,} rows repeat another in all that is read of them"
+        )
+    for warning in report["warnings"]:
+        console.print(f"warning: {escape(warning)}")
     console.print(f"Prepared data set in {done.folder}")
 
 

@@ -200,6 +200,13 @@ class Recipe(Settings):
         }
         return {name: table for name, table in tables.items() if table is not None}
 
+    def id_columns(self, home: str) -> set[str]:
+        """The columns of the log, of ``users`` or of ``items`` that hold ids."""
+        columns = {self.column_of(name) for name, f in self.features.items() if f.type == "id"}
+        table = {"users": self.users, "items": self.items}.get(home)
+        own = {self.log.user, self.log.item} if table is None else {table.key}
+        return columns | {column for column in own if column is not None}
+
     def space_of(self, feature: str) -> str:
         """The id space of a feature: the one it names, or its own name."""
         return self.features[feature].space or feature

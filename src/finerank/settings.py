@@ -66,6 +66,9 @@ class Settings(BaseModel):
 class FileSettings(Settings):
     """Files of a table, all of one kind; and what is derived from its columns."""
 
+    format: Literal["parquet", "csv", "json", "arrow"] | None = Field(
+        default=None, description="of files whose ending doesn't say it"
+    )
     columns: list[Name] | None = Field(
         default=None, min_length=1, description="of text files without a header row: the names"
     )

@@ -114,7 +114,7 @@ def test_a_space_has_buckets_or_none(workshop):
         ([[1, 2], None, [None, 2], [2, 3], []], None, [[1, 2], [], [2], [2, None], []]),
         (["a|b", None, " | b\t", "b|c|a", ""], "|", [["a", "b"], [], ["b"], ["b", None, "a"], []]),
         ([["a "], ["", "b"], [], ["b"], ["c"]], None, [["a"], ["b"], [], ["b"], [None]]),
-        ([[1.0, math.nan], [], [], [1.0], [2.0]], None, [[1, None], [], [], [1], [None]]),
+        ([[1.0, math.nan], [], [], [1.0], [2.0]], None, [[1], [], [], [1], [None]]),
         (
             pa.array([[1, 2]] * 4 + [[2, 9]], pa.list_(pa.int32(), 2)),
             None,
@@ -189,6 +189,19 @@ def test_features_of_one_space_share_ids(workshop, read):
     newest = read(dataset, "test")[0]["histories"]["past"]
     assert newest["i"] == [10, 11, 10, 11]
     assert newest["shown"] == [12, 11, None, 10]
+
+
+def test_a_space_of_a_table_and_of_the_log(workshop):
+    """A table's value counts once for every row of its item, the log's own once a row."""
+    settings = with_features(
+        maker={"side": "item", "type": "id", "space": "m"},
+        liked={"side": "context", "type": "id", "space": "m"},
+    )
+    settings["items"] = {"key": "i"}
+    items = pa.table({"i": [10, 11], "maker": ["p", "q"]})
+    dataset = workshop.prepare(settings, log=log(liked=["r", "q", "q", "s", "t"]), items=items)
+    known = dataset.encoder.encodings["maker"].vocabulary.values.to_pylist()
+    assert known == ["q", "p", "r"]  # three, two and one of the three training rows
 
 
 def test_homes(workshop, read):

@@ -113,6 +113,26 @@ def test_without_time_or_user_each_row_is_a_request(workshop, read, log):
     assert sum(labels) == 30
 
 
+def test_files_whose_rows_are_not_all_examples(workshop, read):
+    """The others are events, of no split."""
+    settings = {
+        **SETTINGS,
+        "log": {**SETTINGS["log"], "examples": "shown"},
+        "histories": {"seen": {"features": ["i"]}},
+        "split": {"by": "files"},
+    }
+    for time, split in enumerate(SPLITS):
+        rows = [
+            {"u": 1, "i": 10 * time + n, "t": time, "click": 1, "shown": n == 0} for n in (0, 1)
+        ]
+        settings["split"][split] = workshop.write(split, rows)
+    dataset = workshop.prepare(settings)
+    assert rows_of(read, dataset) == {
+        split: [(1, 10 * time, time)] for time, split in enumerate(SPLITS)
+    }
+    assert read(dataset, "test")[0]["histories"]["seen"]["raw_item"] == [0, 1, 10, 11]
+
+
 def test_a_log_whose_features_are_all_in_the_table_of_items(workshop, read):
     recipe = {
         "log": {"item": "i"},

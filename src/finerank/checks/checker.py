@@ -27,7 +27,7 @@ from finerank.checks.report import Check, Report
 from finerank.checks.sampled import Sample
 from finerank.checks.stored import Stored
 from finerank.checks.windows import check_windows
-from finerank.data.tables import find_files
+from finerank.data.manifest import input_files
 from finerank.errors import FinerankError
 from finerank.progress import Progress, silent
 from finerank.settings import SPLITS
@@ -93,20 +93,14 @@ def _check_files(stored: Stored) -> None:
                 found=f"one of {stat.st_size:,} bytes, changed {changed}",
                 fix=fix,
             )
-    recipe = stored.recipe
-    paths = {"log.path": recipe.log.path}
-    paths |= {f"{home}.path": table.path for home, table in recipe.entities.items()}
-    if recipe.split.by == "files":
-        paths |= {f"split.{name}": getattr(recipe.split, name) for name in SPLITS}
-    for where, path in paths.items():
-        for file in find_files(path, where) if path is not None else ():
-            if str(file) not in known:
-                raise FinerankError(
-                    where,
-                    expected=f"the files that {stored.folder} was prepared from",
-                    found=f"another one, {file}",
-                    fix=fix,
-                )
+    for where, file in input_files(stored.recipe):
+        if str(file) not in known:
+            raise FinerankError(
+                where,
+                expected=f"the files that {stored.folder} was prepared from",
+                found=f"another one, {file}",
+                fix=fix,
+            )
 
 
 _DECIDE_ALL = ("recipe", "log", "users", "items", "split", "tasks", "negatives")

@@ -78,9 +78,9 @@ class RawLog:
         """The type of each column."""
         return {name: kind for name, kind, *_ in self.ask(f"DESCRIBE SELECT * FROM {relation}")}  # noqa: S608
 
-    def _open(self, path: str, where: str, settings: FileSettings) -> str:
+    def _open(self, path: str, where: str, settings: FileSettings, home: str = "log") -> str:
         """The select that reads files, by the one reader that the package has."""
-        table = open_table(self.tables, path, where, settings)
+        table = open_table(self.tables, path, where, settings, self.recipe.id_columns(home))
         return f"({self.tables.compile(table)})"
 
     def _load_examples(self) -> None:
@@ -166,7 +166,7 @@ class RawLog:
         return columns
 
     def _load_entities(self, home: Home, table: EntityTableSettings) -> None:
-        opened = self._open(table.path, f"{home}.path", table)
+        opened = self._open(table.path, f"{home}.path", table, home)
         self.engine.execute(f"CREATE TEMP VIEW {home}_read AS SELECT * FROM {opened}")  # noqa: S608
         derived = with_sql(f"{home}_read", table.derive)
         self.engine.execute(f"CREATE TEMP VIEW {home}_derived AS {derived}")

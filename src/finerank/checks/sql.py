@@ -59,14 +59,13 @@ def number_sql(column: str, kind: str) -> str:
 
 
 def time_sql(column: str, kind: str) -> str:
-    """A time as a number; microseconds since 1970 for dates and times."""
+    """A time as a number; microseconds since 1970 for dates and times. Null where without end."""
     if kind in _INTEGERS or kind == "UBIGINT":
         return f"CAST({column} AS BIGINT)"
-    if kind == "TIMESTAMP WITH TIME ZONE":
-        return f"epoch_us({column})"
     if kind == "DATE" or kind.startswith("TIMESTAMP"):
-        return f"epoch_us(CAST({column} AS TIMESTAMP))"
-    return number_sql(column, "DOUBLE")
+        moment = column if kind == "TIMESTAMP WITH TIME ZONE" else f"CAST({column} AS TIMESTAMP)"
+        return f"CASE WHEN year({column}) BETWEEN 1 AND 9999 THEN epoch_us({moment}) END"
+    return f"CASE WHEN isfinite(CAST({column} AS DOUBLE)) THEN CAST({column} AS DOUBLE) END"
 
 
 def value_sql(column: str, kind: str, feature: Feature) -> str:

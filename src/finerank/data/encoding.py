@@ -119,7 +119,7 @@ Encoding: TypeAlias = IdEncoding | IdsEncoding | NumberEncoding | VectorEncoding
 
 
 def as_lists(values: pa.Array, separator: str | None) -> pa.LargeListArray:
-    """A list column, or text with a separator, as lists without nulls or blank texts."""
+    """A list column, or text with a separator, as lists without nulls, NaN or blank texts."""
     if separator is not None:
         values = pc.split_pattern(values.cast(pa.large_string()), separator)
     flat = values.flatten()
@@ -129,6 +129,8 @@ def as_lists(values: pa.Array, separator: str | None) -> pa.LargeListArray:
         keep = pc.fill_null(pc.not_equal(flat, ""), fill_value=False)
     else:
         keep = flat.is_valid()
+        if pa.types.is_floating(flat.type):
+            keep = pc.and_(keep, pc.fill_null(pc.invert(pc.is_nan(flat)), fill_value=False))
     lengths = np.bincount(parents[keep.to_numpy(zero_copy_only=False)], minlength=len(values))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), flat.filter(keep))

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_LONGEST = 500  # characters of an engine's message
+
+
+def told(error: Exception) -> str:
+    """What an engine says is wrong, on one line, without its advice on options of its own."""
+    text, file = str(error), re.search(r"\n  file = (.*)", str(error))
+    text = re.split(r"\n\s*\n|\nPossible |\n\* |If you are trying|\nThe search space", text)[0]
+    text = " ".join(re.sub(r"^(Invalid Input Error|Conversion Error): ", "", text).split())
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    return f"{text} ({file[1]})" if file else text
+
 
 @contextlib.contextmanager
 def open_engine(folder: Path, memory: str | None) -> Iterator[Any]:
@@ -49,8 +61,9 @@ def open_engine(folder: Path, memory: str | None) -> Iterator[Any]:
         raise FinerankError(
             "the recipe's tables",
             expected="values that can be read, and that its SQL can take",
-            found=" ".join(str(error).partition("\n\n")[0].split()),
-            fix="If a column of a CSV is taken for another type, write it as Parquet.",
+            found=told(error),
+            fix="Is every file whole? If a column of a CSV is taken for another type, write it as "
+            "Parquet.",
         ) from error
     finally:
         engine.disconnect()

@@ -91,9 +91,11 @@ def check_keys(rows: ibis.Table, tables: RawTables, home: Home) -> None:
     """Check that a table of users or items has the log's type of id, and each id once.
 
     Raises:
-        FinerankError: it hasn't.
+        FinerankError: it hasn't, or it has no row.
     """
     table, settings = tables.entities[home], _settings(tables.recipe, home)
+    if not table.select(one=ibis.literal(1)).limit(1).to_pyarrow().num_rows:
+        raise FinerankError(f"{home}.path", expected="rows", found="an empty table")
     key = as_id(table[settings.key], f"{home}.key")
     found, expected = key.type(), rows[home[:-1]].type()
     if found.copy(nullable=True) != expected.copy(nullable=True):

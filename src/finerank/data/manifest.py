@@ -12,6 +12,7 @@ from finerank.errors import FinerankError
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from finerank.recipe import Recipe
@@ -74,17 +75,23 @@ def data_part(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
+def input_files(recipe: Recipe) -> Iterator[tuple[str, Path]]:
+    """The files that a recipe names, each with the key that does."""
+    of_log = recipe.log.format
+    paths = {"log.path": (recipe.log.path, of_log)}
+    paths |= {f"{home}.path": (table.path, table.format) for home, table in recipe.entities.items()}
+    if recipe.split.by == "files":
+        paths |= {f"split.{name}": (getattr(recipe.split, name), of_log) for name in SPLITS}
+    for where, (path, kind) in paths.items():
+        if path is not None:
+            yield from ((where, file) for file in find_files(path, where, kind))
+
+
 def identity_of(recipe: Recipe) -> dict[str, Any]:
     """What a prepared data set depends on: the recipe's data part and the input files."""
-    paths = {"log.path": recipe.log.path}
-    paths |= {f"{home}.path": table.path for home, table in recipe.entities.items()}
-    if recipe.split.by == "files":
-        paths |= {f"split.{name}": getattr(recipe.split, name) for name in SPLITS}
     files = {
         str(file): {"bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns}
-        for where, path in paths.items()
-        if path is not None
-        for file in find_files(path, where)
+        for _, file in input_files(recipe)
     }
     digest = sha256(json.dumps(data_part(recipe), sort_keys=True).encode()).hexdigest()
     return {"recipe_sha256": digest, "files": files}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finerank.data.doubts import doubts_of_labels, doubts_of_tables, doubts_of_times
 from finerank.data.durations import as_duration
 from finerank.data.encoding import save_encodings
 from finerank.data.engine import open_engine
@@ -25,10 +26,12 @@ from finerank.data.manifest import (
     read_manifest,
 )
 from finerank.data.negatives import fit_negatives
+from finerank.data.repeats import Repeats
 from finerank.data.rows import RowEncoder
 from finerank.data.schema import Feature, History, Schema
 from finerank.data.tables import RawTables
 from finerank.data.usable import rows_to_fit_on, usable_rows
+from finerank.errors import FinerankError
 from finerank.folders import written_whole
 from finerank.progress import Progress, silent
 from finerank.settings import SPLITS
@@ -95,6 +98,13 @@ def prepare(
     with written_whole(out, marker=MANIFEST) as folder:
         with open_engine(folder / "engine", memory) as engine:
             manifest = _Preparation(recipe, engine, folder, progress).run()
+        if identity_of(recipe) != identity:
+            raise FinerankError(
+                "the recipe's tables",
+                expected="files that stay as they are until they are read",
+                found="that some changed meanwhile",
+                fix="Prepare again when nothing writes to them.",
+            )
         manifest = {
             "format": FORMAT,
             "identity": identity,
@@ -164,11 +174,12 @@ class _Preparation:
                 negatives=negatives,
             )
         ) as writer:
-            self._write(writer, schema, rows, total)
+            repeats = self._write(writer, schema, rows, total)
         report = {
             "rows_in": total + sum(usable.dropped.values()),
             "rows_dropped": usable.dropped,
             "rows": usable.sizes,
+            "rows_repeated": repeats.count,
             "requests": writer.requests,
             "events": writer.events,
             "users": len(entities["users"].keys) - 1 if "users" in entities else 0,
@@ -181,9 +192,16 @@ class _Preparation:
         if negatives is not None:
             report["negatives"] = negatives.drawn
             report["negatives_lacking"] = negatives.lacking
+        report["warnings"] = [
+            *doubts_of_times(rows),
+            *doubts_of_tables(rows, self.tables),
+            *doubts_of_labels(writer.label_rates()),
+        ]
         return {"schema": schema.to_json(), "report": report}
 
-    def _write(self, writer: ExampleWriter, schema: Schema, rows: ibis.Table, total: int) -> None:
+    def _write(
+        self, writer: ExampleWriter, schema: Schema, rows: ibis.Table, total: int
+    ) -> Repeats:
         lists = list_columns(self.recipe)
         with self.progress("ordering histories", None) as advance:
             for history in schema.event_histories:
@@ -192,15 +210,19 @@ class _Preparation:
                     writer.add_events(history, piece)
                     advance(piece.num_rows)
                 writer.end_events(history)
+        repeats = Repeats()
         context = [f"feature.{f.name}" for f in schema.request_features if f.home == "log"]
         with self.progress("building requests", total) as advance:
             for index, split in enumerate(SPLITS):
                 part = rows.filter(rows.split == index).drop("split")
                 for piece in self._ordered(part, ["user", "time", *context, *lists, "item"]):
                     writer.add_examples(split, piece)
+                    if {"user", "item", "time"} <= {*rows.columns}:
+                        repeats.add(piece)
                     advance(piece.num_rows)
                 writer.end_examples()
             writer.end_lists()
+        return repeats
 
     def _schema(self, rows: ibis.Table, encodings: dict[str, Encoding]) -> Schema:
         recipe = self.recipe

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import ibis
 import numpy as np
 import pyarrow as pa
 
@@ -21,8 +22,6 @@ from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import ibis
 
     from finerank.data.encoding import Encoding
     from finerank.data.vocabulary import Vocabulary
@@ -36,9 +35,18 @@ def as_id(column: ibis.Column, where: str) -> ibis.Column:
     """An id column as int64 or text, or lists of them as they are.
 
     Raises:
-        FinerankError: floats that aren't whole numbers, or too large to be exact.
+        FinerankError: floats that aren't whole numbers, or too large to be exact; or what is
+            neither a number nor text.
     """
     kind = column.type()
+    each = kind.value_type if kind.is_array() else kind
+    if each.is_nested() or each.is_binary() or each.is_json():
+        raise FinerankError(
+            where,
+            expected="whole numbers or text as ids",
+            found=f"a column of type {kind}",
+            fix="Cast it to text under derive.",
+        )
     if kind.is_floating():
         table = column.as_table()
         value = table[table.columns[0]].cast("float64")
@@ -63,6 +71,24 @@ def _nan_as_null(column: ibis.Column) -> ibis.Column:
     return column.isnan().ifelse(None, column) if column.type().is_floating() else column
 
 
+def _as_time(column: ibis.Column) -> ibis.Column:
+    """A time column without those that are none: NaN, the infinite, and years beyond 9999."""
+    kind = column.type()
+    if kind.is_floating():
+        return (column.isnan() | column.isinf()).ifelse(None, column)
+    if kind.is_date() or kind.is_timestamp():
+        first, last = ibis.timestamp("0001-01-01"), ibis.timestamp("9999-12-31T23:59:59.999999")
+        return column.cast("timestamp").between(first, last).ifelse(column, None)
+    return column
+
+
+def _as_key(column: ibis.Column, where: str) -> ibis.Column:
+    """The id of a user or an item."""
+    if column.type().is_array():
+        raise FinerankError(where, expected="one id a row", found="lists")
+    return as_id(column, where)
+
+
 def select_rows(
     log: ibis.Table, recipe: Recipe, features: Sequence[str], *, labels: bool
 ) -> ibis.Table:
@@ -80,11 +106,11 @@ def select_rows(
         as_ours = _as_label if name.startswith("label.") else _as_condition
         selected[name] = as_ours(log[name], each)
     if recipe.log.user is not None:
-        selected["user"] = as_id(log[recipe.log.user], "log.user")
+        selected["user"] = _as_key(log[recipe.log.user], "log.user")
     if recipe.log.item is not None:
-        selected["item"] = as_id(log[recipe.log.item], "log.item")
+        selected["item"] = _as_key(log[recipe.log.item], "log.item")
     if recipe.log.time is not None and recipe.log.time in log.columns:
-        selected["time"] = _nan_as_null(log[recipe.log.time])
+        selected["time"] = _as_time(log[recipe.log.time])
     for name in features:
         column = log[recipe.column_of(name)]
         is_id = recipe.features[name].type in ("id", "ids")
@@ -94,7 +120,7 @@ def select_rows(
     if labels:
         selected |= {name: log[column] for name, column in list_columns(recipe).items()}
     if labels and recipe.split.by == "files":
-        selected["split"] = log[SPLIT_COLUMN]
+        selected["split"] = log[SPLIT_COLUMN].cast("int8")  # SQL makes it wider
     return log.select(**selected)
 
 
@@ -205,7 +231,7 @@ def _times(values: pa.Array) -> Times:
         raise FinerankError(
             "log.time",
             expected="numbers, dates or times",
-            found=found,
+            found=found or " ".join(str(error).split()),
             fix="Cast it under log.derive, such as when: CAST(time AS TIMESTAMP).",
         ) from error
 

@@ -9,16 +9,19 @@ import duckdb
 import ibis
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet as pq
 import sqlglot
 from ibis.expr import datatypes
 from sqlglot import expressions
 
+from finerank.data.engine import told
 from finerank.data.list_columns import check_lists
+from finerank.data.text_files import check_names, check_same_columns, check_whole, read_text
 from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS, FileSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ibis.backends.duckdb import Backend
 
@@ -36,15 +39,23 @@ _COMPRESSED = (".gz", ".zst")  # of text
 SPLIT_COLUMN = "finerank.split"  # of a log whose files are given per split
 
 
-def find_files(path: str, where: str) -> list[Path]:
+def find_files(path: str, where: str, kind: str | None = None) -> list[Path]:
     """The files that a path of a recipe means: itself, all of a folder, or those of a pattern.
+
+    Args:
+        kind: what they are, whatever their endings say. Of a folder, names that begin with ``_`` or
+            ``.`` are left out then.
 
     Raises:
         FinerankError: there are none, or they are of several kinds or of none that can be read.
     """
     place = Path(path)
     if place.is_dir():
-        files = sorted(f for f in place.rglob("*") if _kind(f) is not None and f.is_file())
+        files = sorted(
+            file
+            for file in place.rglob("*")
+            if (file.name[0] not in "_." if kind else _kind(file) is not None) and file.is_file()
+        )
     elif place.is_file():
         files = [place]
     else:
@@ -52,12 +63,20 @@ def find_files(path: str, where: str) -> list[Path]:
         pattern = str(place.relative_to(anchor))
         files = sorted(f for f in anchor.glob(pattern) if f.is_file())
     if not files:
-        raise FinerankError(where, expected=f"a file, folder or pattern {path}", found="no file")
+        found = "no file"
+        if place.is_dir() and any(f.is_file() for f in place.rglob("*")):
+            found += " whose ending tells of Parquet, Arrow, CSV or JSON lines"
+        raise FinerankError(where, expected=f"a file, folder or pattern {path}", found=found)
+    if kind is not None:
+        return files
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1 or None in kinds:
         found = ", ".join(sorted({file.suffix or file.name for file in files}))
         raise FinerankError(
-            where, expected="Parquet, Arrow, CSV or JSON lines, all files of one kind", found=found
+            where,
+            expected="Parquet, Arrow, CSV or JSON lines, all files of one kind",
+            found=found,
+            fix="Say format where the endings don't tell.",
         )
     return files
 
@@ -72,22 +91,28 @@ def _kind(file: Path) -> str | None:
 
 
 def open_table(
-    engine: Backend, path: str, where: str, settings: FileSettings | None = None
+    engine: Backend,
+    path: str,
+    where: str,
+    settings: FileSettings | None = None,
+    ids: Collection[str] = (),
 ) -> ibis.Table:
     """A table over files; nothing is loaded yet.
 
     Args:
-        settings: how text files are written; what is derived is not added here.
+        settings: how files are written; what is derived is not added here.
+        ids: columns that hold ids.
 
     Raises:
-        FinerankError: no such file, only empty ones, or one that can't be read.
+        FinerankError: no such file, only empty ones, one that can't be read or isn't whole, one
+            without the columns of the others, or columns of one name.
     """
-    files = find_files(path, where)
-    names = [str(file) for file in files if file.stat().st_size]
-    if not names:
-        raise FinerankError(where, expected="a table", found=f"an empty file, {files[0]}")
-    kind = _kind(files[0])
     text = settings or FileSettings()
+    files = find_files(path, where, text.format)
+    whole = [file for file in files if file.stat().st_size]
+    if not whole:
+        raise FinerankError(where, expected="a table", found=f"an empty file, {files[0]}")
+    names, kind = [str(file) for file in whole], text.format or _kind(whole[0])
     options = {"delim": text.separator, "encoding": text.encoding}
     options = {name: value for name, value in options.items() if value is not None}
     if kind != "csv" and (text.columns is not None or options):
@@ -96,27 +121,56 @@ def open_table(
             expected="text files beside columns, separator or encoding",
             found=f"{kind} in {path}",
         )
+    check_whole(whole, where)
     try:
-        if kind == "parquet":
-            return engine.read_parquet(names)
         if kind == "csv":
-            if text.columns is None:
-                return engine.read_csv(names, union_by_name=True, **options)
-            table = engine.read_csv(names, header=False, **options)
-            if len(table.columns) != len(text.columns):
-                raise FinerankError(
-                    where, expected=f"{len(text.columns)} columns", found=f"{len(table.columns)}"
-                )
-            return table.rename(dict(zip(text.columns, table.columns, strict=True)))
+            return read_text(engine, whole, where, columns=text.columns, ids=ids, options=options)
         if kind == "json":
             return engine.read_json(names)
+        schema = _common_schema(names, kind, where)
+        if kind == "parquet":
+            return engine.read_parquet(names, union_by_name=len(names) > 1)
         name = ibis.util.gen_name("arrow")
-        engine.con.register(name, pyarrow.dataset.dataset(names, format="ipc"))
+        engine.con.register(name, pyarrow.dataset.dataset(names, schema, format="ipc"))
         return engine.table(name)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        found = str(error).splitlines()[0]
+        fix = ""
+        if "not utf-8" in str(error):
+            fix = "Say encoding: latin-1, or what it is."
+        elif "sniffing" in str(error):
+            fix = "Has it one separator and one kind of line end throughout, and lines below 2 MB?"
         raise FinerankError(
-            where, expected=f"readable {kind} in {path}", found=found, fix="Is the file whole?"
+            where,
+            expected=f"readable {kind} in {path}",
+            found=told(error),
+            fix=fix or "Is the file whole?",
+        ) from error
+
+
+def _common_schema(names: list[str], kind: str | None, where: str) -> pa.Schema:
+    """The columns that all files have, with types that hold the values of each."""
+    schemas = {}
+    for name in names:
+        try:
+            if kind == "parquet":
+                schemas[name] = pq.read_schema(name)
+            else:
+                with pa.memory_map(name) as file, pa.ipc.open_file(file) as reader:
+                    schemas[name] = reader.schema
+        except (pa.ArrowException, OSError) as error:
+            raise FinerankError(
+                where,
+                expected=f"a whole {kind} file",
+                found=f"{name} ({' '.join(str(error).split())})",
+                fix="Was it cut off on its way? Write or copy it again.",
+            ) from error
+        check_names(schemas[name].names, where)
+    check_same_columns({name: schema.names for name, schema in schemas.items()}, where)
+    try:
+        return pa.unify_schemas(list(schemas.values()), promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise FinerankError(
+            where, expected="columns of one type in all files", found=told(error)
         ) from error
 
 
@@ -260,23 +314,24 @@ class RawTables:
         self.entities: dict[Home, ibis.Table] = {}
         self.log = self._open_log(engine)
         for home, settings in recipe.entities.items():
-            table = open_table(engine, settings.path, f"{home}.path", settings)
+            ids = recipe.id_columns(home)
+            table = open_table(engine, settings.path, f"{home}.path", settings, ids)
             self.entities[home] = with_columns(table, settings.derive, f"{home}.derive")
         self._check_columns()
 
     def _open_log(self, engine: Backend) -> ibis.Table:
-        log, split = self.recipe.log, self.recipe.split
+        log, split, ids = self.recipe.log, self.recipe.split, self.recipe.id_columns("log")
         if split.by == "files":
             paths = {name: getattr(split, name) for name in SPLITS}
             table = _join(
                 {
-                    name: open_table(engine, path, f"split.{name}", log)
+                    name: open_table(engine, path, f"split.{name}", log, ids)
                     for name, path in paths.items()
                 }
             )
         else:
             assert log.path is not None
-            table = open_table(engine, log.path, "log.path", log)
+            table = open_table(engine, log.path, "log.path", log, ids)
         return with_columns(table, log.derive, "log.derive")
 
     def _check_columns(self) -> None:

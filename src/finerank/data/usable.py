@@ -55,7 +55,7 @@ def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str])
     """
     recipe = tables.recipe
     negatives_kept = dict.fromkeys(recipe.tasks, 1.0)
-    if not tables.log.limit(1).to_pyarrow().num_rows:
+    if not tables.log.select(one=ibis.literal(1)).limit(1).to_pyarrow().num_rows:
         raise FinerankError("log", expected="rows", found="an empty table")
     rows = select_rows(tables.log, recipe, log_features, labels=True)
     needed = [name for name in ("user", "item", "time") if name in rows.columns]
