@@ -174,6 +174,7 @@ def test_the_report(make, tmp_path):
     assert report == {
         "rows_in": 10,
         "rows_dropped": {},
+        "rows_repeated": 0,
         "rows": {"train": 6, "valid": 2, "test": 2},
         "requests": {"train": 6, "valid": 2, "test": 2},
         "events": {"clicked": 6},
@@ -186,6 +187,7 @@ def test_the_report(make, tmp_path):
             "test": {"click": 0.5},
         },
         "negatives_kept": {"click": 1.0},
+        "warnings": ["1 of 4 items of the log are not in their table"],
     }
     assert unknown["train"] == {"u": 0, "i": 0, "tags": round(2 / 6, 6), "price": 0, "hour": 0}
     assert unknown["test"] == {"u": 0, "i": 0.5, "tags": 1.0, "price": 0.5, "hour": 0}
