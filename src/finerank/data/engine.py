@@ -1,11 +1,11 @@
-"""The engine that reads, joins, sorts and groups the raw tables: DuckDB."""
+"""The engine that joins, sorts and groups the tables: DuckDB here, or Spark."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import duckdb
 import ibis
@@ -13,24 +13,114 @@ import ibis
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from ibis.backends.duckdb import Backend
+
+    from finerank.data.tables import Source
+
+EngineName = Literal["duckdb", "spark"]
+
+
+class Engine(Protocol):
+    """What preparation asks of an engine.
+
+    Attributes:
+        raw: the DuckDB in which raw files are opened, whatever the engine: files are read, and the
+            recipe's SQL is understood, in one way only.
+    """
+
+    raw: Backend
+
+    def load(self, name: str, table: ibis.Table, sources: Mapping[str, Source]) -> ibis.Table:
+        """A table of ``raw`` as one of this engine.
+
+        Args:
+            name: of what is loaded; there is none yet.
+            table: each row of it follows from one row of a raw table.
+            sources: what the raw tables are read from.
+        """
+
+    def keep(self, name: str, table: ibis.Table) -> ibis.Table:
+        """A table with its rows computed, to be asked again and again."""
+
+    def per_row(
+        self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]
+    ) -> ibis.Table:
+        """A table changed row by row, as DuckDB does it: texts of numbers differ elsewhere."""
+
+    def ordered(self, table: ibis.Table, columns: list[str]) -> ibis.Table:
+        """A table in order of its columns; nulls come last, in lists too."""
+
+
+class DuckDb:
+    """DuckDB, which has the raw tables at hand."""
+
+    def __init__(self, raw: Backend) -> None:
+        self.raw = raw
+
+    def load(self, name: str, table: ibis.Table, sources: Mapping[str, Source]) -> ibis.Table:  # noqa: ARG002
+        """The table as it is; its files are read where it is asked."""
+        return table
+
+    def keep(self, name: str, table: ibis.Table) -> ibis.Table:
+        """A table with its rows computed."""
+        return self.raw.create_table(name, table)
+
+    def per_row(
+        self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]
+    ) -> ibis.Table:
+        """A table changed row by row."""
+        return change(table)
+
+    def ordered(self, table: ibis.Table, columns: list[str]) -> ibis.Table:
+        """A table in order of its columns."""
+        return table.order_by(columns)
 
 
 @contextlib.contextmanager
-def open_engine(folder: Path, memory: str | None) -> Iterator[Any]:
-    """DuckDB with its files in a folder of its own, which is gone in the end.
+def open_engine(
+    folder: Path,
+    memory: str | None,
+    engine: EngineName = "duckdb",
+    spark_master: str | None = None,
+) -> Iterator[Engine]:
+    """An engine with its files in a folder of its own, which is gone in the end.
 
     Args:
         folder: there is none of that name yet.
-        memory: what it may use before it spills to the folder, such as 2GB.
+        memory: what DuckDB may use before it spills to the folder, such as 2GB; of Spark, the heap
+            of its driver.
+        engine: which one.
+        spark_master: where Spark runs; as Spark is configured if left out.
 
     Raises:
-        FinerankError: not an amount, or too little; or a value of the tables that SQL can't take.
+        FinerankError: not an amount, or too little; or a value of the tables that SQL can't take;
+            or Spark isn't there, or failed.
     """
     if memory is not None and not re.fullmatch(r"\d+(\.\d+)?[MG]B", memory):
         raise FinerankError("memory", expected="an amount such as 512MB or 2GB", found=repr(memory))
+    if engine not in ("duckdb", "spark"):
+        raise FinerankError("engine", expected="duckdb or spark", found=repr(engine))
+    if engine == "duckdb" and spark_master is not None:
+        raise FinerankError("spark_master", expected="engine spark beside it", found="duckdb")
     folder.mkdir()
+    try:
+        with _duckdb(folder, memory if engine == "duckdb" else None) as raw:
+            if engine == "duckdb":
+                yield DuckDb(raw)
+                return
+            from finerank.data.spark import open_spark  # noqa: PLC0415  (an extra)
+
+            with open_spark(raw, folder, memory, spark_master) as spark:
+                yield spark
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _duckdb(folder: Path, memory: str | None) -> Iterator[Backend]:
     # the order of a table's rows is never relied on, and keeping it costs memory
     options: dict[str, Any] = {"preserve_insertion_order": False}
     options |= {} if memory is None else {"memory_limit": memory}
@@ -46,12 +136,16 @@ def open_engine(folder: Path, memory: str | None) -> Iterator[Any]:
             fix="Allow more; the engine has more use of it than other steps.",
         ) from error
     except duckdb.Error as error:
-        raise FinerankError(
-            "the recipe's tables",
-            expected="values that can be read, and that its SQL can take",
-            found=" ".join(str(error).partition("\n\n")[0].split()),
-            fix="If a column of a CSV is taken for another type, write it as Parquet.",
-        ) from error
+        raise unreadable(str(error)) from error
     finally:
         engine.disconnect()
-        shutil.rmtree(folder)
+
+
+def unreadable(message: str) -> FinerankError:
+    """What DuckDB says of a value that it can't read, or can't compute with."""
+    return FinerankError(
+        "the recipe's tables",
+        expected="values that can be read, and that its SQL can take",
+        found=" ".join(message.partition("\n\n")[0].split()),
+        fix="If a column of a CSV is taken for another type, write it as Parquet.",
+    )

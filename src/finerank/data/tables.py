@@ -71,13 +71,32 @@ def _kind(file: Path) -> str | None:
     return None if compressed and kind not in ("csv", "json") else kind
 
 
+class Source(NamedTuple):
+    """What a raw table is read from.
+
+    Attributes:
+        kind: parquet, csv, json or arrow.
+        files: all of that kind.
+        options: of DuckDB's reader of text files.
+    """
+
+    kind: str
+    files: list[str]
+    options: dict[str, str | bool]
+
+
 def open_table(
-    engine: Backend, path: str, where: str, settings: FileSettings | None = None
+    engine: Backend,
+    path: str,
+    where: str,
+    settings: FileSettings | None = None,
+    sources: dict[str, Source] | None = None,
 ) -> ibis.Table:
     """A table over files; nothing is loaded yet.
 
     Args:
         settings: how text files are written; what is derived is not added here.
+        sources: gets what the table is read from, under its name in the engine.
 
     Raises:
         FinerankError: no such file, only empty ones, or one that can't be read.
@@ -88,36 +107,44 @@ def open_table(
         raise FinerankError(where, expected="a table", found=f"an empty file, {files[0]}")
     kind = _kind(files[0])
     text = settings or FileSettings()
-    options = {"delim": text.separator, "encoding": text.encoding}
-    options = {name: value for name, value in options.items() if value is not None}
+    given = {"delim": text.separator, "encoding": text.encoding}
+    options: dict[str, str | bool] = {n: value for n, value in given.items() if value is not None}
     if kind != "csv" and (text.columns is not None or options):
         raise FinerankError(
             where,
             expected="text files beside columns, separator or encoding",
             found=f"{kind} in {path}",
         )
+    if kind == "csv":
+        options |= {"union_by_name": True} if text.columns is None else {"header": False}
     try:
-        if kind == "parquet":
-            return engine.read_parquet(names)
-        if kind == "csv":
-            if text.columns is None:
-                return engine.read_csv(names, union_by_name=True, **options)
-            table = engine.read_csv(names, header=False, **options)
-            if len(table.columns) != len(text.columns):
-                raise FinerankError(
-                    where, expected=f"{len(text.columns)} columns", found=f"{len(table.columns)}"
-                )
-            return table.rename(dict(zip(text.columns, table.columns, strict=True)))
-        if kind == "json":
-            return engine.read_json(names)
-        name = ibis.util.gen_name("arrow")
-        engine.con.register(name, pyarrow.dataset.dataset(names, format="ipc"))
-        return engine.table(name)
+        table = _read(engine, Source(kind, names, options))
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         found = str(error).splitlines()[0]
         raise FinerankError(
             where, expected=f"readable {kind} in {path}", found=found, fix="Is the file whole?"
         ) from error
+    if sources is not None:
+        sources[table.get_name()] = Source(kind, names, options)
+    if text.columns is None:
+        return table
+    if len(table.columns) != len(text.columns):
+        raise FinerankError(
+            where, expected=f"{len(text.columns)} columns", found=f"{len(table.columns)}"
+        )
+    return table.rename(dict(zip(text.columns, table.columns, strict=True)))
+
+
+def _read(engine: Backend, source: Source) -> ibis.Table:
+    if source.kind == "parquet":
+        return engine.read_parquet(source.files)
+    if source.kind == "csv":
+        return engine.read_csv(source.files, **source.options)
+    if source.kind == "json":
+        return engine.read_json(source.files)
+    name = ibis.util.gen_name("arrow")
+    engine.con.register(name, pyarrow.dataset.dataset(source.files, format="ipc"))
+    return engine.table(name)
 
 
 class Sql(NamedTuple):
@@ -253,14 +280,16 @@ class RawTables:
     Attributes:
         log: every row, with the column `SPLIT_COLUMN` where the recipe gives files per split.
         entities: the tables ``users`` and ``items``, where the recipe has them.
+        sources: what each of them is read from, by its name in the engine.
     """
 
     def __init__(self, recipe: Recipe, engine: Backend) -> None:
         self.recipe = recipe
         self.entities: dict[Home, ibis.Table] = {}
+        self.sources: dict[str, Source] = {}
         self.log = self._open_log(engine)
         for home, settings in recipe.entities.items():
-            table = open_table(engine, settings.path, f"{home}.path", settings)
+            table = open_table(engine, settings.path, f"{home}.path", settings, self.sources)
             self.entities[home] = with_columns(table, settings.derive, f"{home}.derive")
         self._check_columns()
 
@@ -270,13 +299,13 @@ class RawTables:
             paths = {name: getattr(split, name) for name in SPLITS}
             table = _join(
                 {
-                    name: open_table(engine, path, f"split.{name}", log)
+                    name: open_table(engine, path, f"split.{name}", log, self.sources)
                     for name, path in paths.items()
                 }
             )
         else:
             assert log.path is not None
-            table = open_table(engine, log.path, "log.path", log)
+            table = open_table(engine, log.path, "log.path", log, self.sources)
         return with_columns(table, log.derive, "log.derive")
 
     def _check_columns(self) -> None:
