@@ -111,10 +111,13 @@ def open_engine(
             if engine == "duckdb":
                 yield DuckDb(raw)
                 return
-            from finerank.data.spark import open_spark  # noqa: PLC0415  (an extra)
+            from finerank.data.spark_session import spark_session  # noqa: PLC0415
 
-            with open_spark(raw, folder, memory, spark_master) as spark:
-                yield spark
+            with spark_session(folder, memory, spark_master) as session:
+                from finerank.data.spark import opened_spark  # noqa: PLC0415  (an extra)
+
+                with opened_spark(raw, session, folder) as spark:
+                    yield spark
     finally:
         shutil.rmtree(folder)
 
