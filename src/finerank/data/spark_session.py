@@ -28,6 +28,7 @@ _SETTINGS = {  # of the session: what DuckDB does
     "spark.sql.ansi.enabled": "true",
 }
 _OF_DUCKDB = re.compile(r"^\S*duckdb\.\w+: (.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
+_MIB = {"MB": 1, "GB": 1024}
 _FIX = "Install finerank[spark] and Java 17 (set JAVA_HOME, or put java on the PATH)."
 
 
@@ -113,9 +114,6 @@ def _start(folder: Path, memory: str | None, master: str | None) -> SparkContext
     return context
 
 
-_MIB = {"MB": 1, "GB": 1024}
-
-
 def _context(conf: SparkConf, log: IO[bytes], memory: str | None) -> SparkContext:
     from pyspark import SparkContext  # noqa: PLC0415
     from pyspark.java_gateway import launch_gateway  # noqa: PLC0415
@@ -157,10 +155,17 @@ def _told(message: str) -> FinerankError:
             found="java.lang.OutOfMemoryError",
             fix="Allow more: memory on this machine, spark.executor.memory on a cluster.",
         )
+    if missing := re.search(r"No module named '(\w+)'", message):
+        return FinerankError(
+            "engine spark",
+            expected="duckdb and pyarrow in the Python of the executors",
+            found=f"no {missing[1]}",
+            fix="Name another Python in PYSPARK_PYTHON, or install them there.",
+        )
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith("Caused by:")]
     return FinerankError(
         "engine spark",
         expected="a preparation that Spark can do",
-        found=(causes or lines or [message])[-1 if causes else 0][:500],
+        found=(causes[-1] if causes else " ".join(lines))[:500],
     )
