@@ -7,7 +7,7 @@ import inspect
 import json
 import sys
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +44,7 @@ History = Annotated[
 ]
 
 
-class Engine(str, Enum):
+class Engine(StrEnum):
     """The engines of `prepare`."""
 
     duckdb = "duckdb"

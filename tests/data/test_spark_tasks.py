@@ -76,8 +76,12 @@ def test_text_without_names(tmp_path):
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_columns(tmp_path, kind):
     """Of several files, with columns in another order, and each with what derives from it."""
-    one = pa.table({"x": pa.array([1, None], pa.uint64()), "t": pa.array([1, 2], pa.timestamp("ns"))})
-    other = pa.table({"t": pa.array([3], pa.timestamp("ns")), "x": pa.array([2**64 - 1], pa.uint64())})
+    one = pa.table(
+        {"x": pa.array([1, None], pa.uint64()), "t": pa.array([1, 2], pa.timestamp("ns"))}
+    )
+    other = pa.table(
+        {"t": pa.array([3], pa.timestamp("ns")), "x": pa.array([2**64 - 1], pa.uint64())}
+    )
     for name, table in (("a", one), ("b", other)):
         if kind == "parquet":
             pq.write_table(table, tmp_path / f"{name}.parquet")

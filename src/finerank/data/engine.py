@@ -45,9 +45,7 @@ class Engine(Protocol):
     def keep(self, name: str, table: ibis.Table) -> ibis.Table:
         """A table with its rows computed, to be asked again and again."""
 
-    def per_row(
-        self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]
-    ) -> ibis.Table:
+    def per_row(self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]) -> ibis.Table:
         """A table changed row by row, as DuckDB does it: texts of numbers differ elsewhere."""
 
     def ordered(self, table: ibis.Table, columns: list[str]) -> ibis.Table:
@@ -68,9 +66,7 @@ class DuckDb:
         """A table with its rows computed."""
         return self.raw.create_table(name, table)
 
-    def per_row(
-        self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]
-    ) -> ibis.Table:
+    def per_row(self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]) -> ibis.Table:
         """A table changed row by row."""
         return change(table)
 

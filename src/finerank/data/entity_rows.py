@@ -19,7 +19,7 @@ def select_entities(tables: RawTables, home: Home) -> ibis.Table:
     Raises:
         FinerankError: as `as_id`, for the key and for features of ids.
     """
-    table, settings = tables.entities[home], tables.recipe.entities[home]
+    table, settings = tables.entities[home], tables.settings_of(home)
     selected: dict[str, ibis.Value] = {"key": as_id(table[settings.key], f"{home}.key")}
     for name, feature in tables.recipe.features.items():
         if tables.home_of(name) == home:

@@ -102,5 +102,5 @@ def _with_id(features: list[Feature], tables: RawTables, home: Home) -> list[Fea
     """Those features that are the id itself."""
     if home not in tables.entities:
         return []
-    key = tables.recipe.entities[home].key
-    return [f for f in features if tables.raw_column(f.name) == key]
+    settings = tables.settings_of(home)
+    return [f for f in features if tables.raw_column(f.name) == settings.key]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from finerank.data.tables import Source
 
-cloudpickle.register_pickle_by_value(spark_tasks)
+cloudpickle.register_pickle_by_value(spark_tasks)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -92,9 +92,7 @@ class Spark:
             return table
         return self._written(name, self.backend.frame(table))
 
-    def per_row(
-        self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]
-    ) -> ibis.Table:
+    def per_row(self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]) -> ibis.Table:
         """A table changed row by row, in DuckDB."""
         frame = self.backend.frame(table)
         query = ibis.to_sql(change(ibis.table(table.schema(), name="rows")), dialect="duckdb")

@@ -86,7 +86,7 @@ def _check(running: SparkSession, memory: str | None, master: str | None) -> Non
 
 def _start(folder: Path, memory: str | None, master: str | None) -> SparkContext:
     """Start Spark, without its page and without its log on the terminal."""
-    from pyspark import SparkConf, SparkContext  # noqa: PLC0415
+    from pyspark import SparkConf  # noqa: PLC0415
     from pyspark.errors import PySparkException  # noqa: PLC0415
 
     conf = SparkConf().setAppName("finerank prepare")
@@ -119,7 +119,7 @@ def _context(conf: SparkConf, log: IO[bytes], memory: str | None) -> SparkContex
     from pyspark.java_gateway import launch_gateway  # noqa: PLC0415
 
     if SparkContext._gateway is None:  # noqa: SLF001  (no other way to tell)
-        gateway = launch_gateway(conf, {"stderr": log})
+        gateway = launch_gateway(conf, {"stderr": log})  # type: ignore[no-untyped-call]
         return SparkContext(conf=conf, gateway=gateway)
     if memory is not None:
         raise FinerankError(

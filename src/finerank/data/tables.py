@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from finerank.data.schema import Home
     from finerank.recipe import Recipe
+    from finerank.settings import EntityTableSettings
 
 _ENDINGS = {
     "parquet": (".parquet", ".pq"),
@@ -106,6 +107,7 @@ def open_table(
     if not names:
         raise FinerankError(where, expected="a table", found=f"an empty file, {files[0]}")
     kind = _kind(files[0])
+    assert kind is not None
     text = settings or FileSettings()
     given = {"delim": text.separator, "encoding": text.encoding}
     options: dict[str, str | bool] = {n: value for n, value in given.items() if value is not None}
@@ -368,6 +370,10 @@ class RawTables:
         column, home = self.recipe.column_of(feature), self.home_of(feature)
         if home == "log" or column in self.entities[home].columns:
             return column
+        return self.settings_of(home).key
+
+    def settings_of(self, home: Home) -> EntityTableSettings:
+        """The settings of the table of users or items."""
         settings = self.recipe.users if home == "users" else self.recipe.items
         assert settings is not None
-        return settings.key
+        return settings
