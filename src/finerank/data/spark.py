@@ -99,8 +99,10 @@ class Spark:
         self.raw.con.register("rows", to_arrow_schema(frame.schema, timezone="UTC").empty_table())
         schema = from_arrow_schema(self._schema(query))
         self.raw.con.unregister("rows")
-        change_batches = changer(query, to_arrow_schema(schema, timezone="UTC"))
-        changed = frame.mapInArrow(change_batches, schema).persist(StorageLevel.DISK_ONLY)
+        change_batches = changer(query, frame.columns, to_arrow_schema(schema, timezone="UTC"))
+        # mapInArrow takes a dot in a name for a field of a struct
+        plain = frame.toDF(*(f"c{number}" for number in range(len(frame.columns))))
+        changed = plain.mapInArrow(change_batches, schema).persist(StorageLevel.DISK_ONLY)
         self._changed.append(changed)
         return self._named(ibis.util.gen_name("changed"), changed)
 

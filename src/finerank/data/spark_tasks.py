@@ -59,13 +59,19 @@ def reader(raws: dict[str, Raw], query: str, schema: pa.Schema) -> Callable[[Bat
     return read
 
 
-def changer(query: str, schema: pa.Schema) -> Callable[[Batches], Batches]:
-    """What answers a query over the table ``rows`` one batch at a time."""
+def changer(query: str, columns: list[str], schema: pa.Schema) -> Callable[[Batches], Batches]:
+    """What answers a query over the table ``rows`` one batch at a time.
+
+    Args:
+        query: each row of its answer follows from one row.
+        columns: of the rows that come in.
+        schema: of its answer.
+    """
 
     def change(batches: Batches) -> Batches:
         with _connected() as engine:
             for batch in batches:
-                engine.register("rows", pa.table(batch))
+                engine.register("rows", pa.table(batch).rename_columns(columns))
                 yield from _answer(engine, query, schema)
 
     return change
