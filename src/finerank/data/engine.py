@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import duckdb
 import ibis
+import pyarrow as pa
 
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ibis.backends.duckdb import Backend
@@ -138,6 +139,32 @@ def _duckdb(folder: Path, memory: str | None) -> Iterator[Backend]:
         raise unreadable(str(error)) from error
     finally:
         engine.disconnect()
+
+
+def even_pieces(pieces: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Pieces of as many rows each, the last may have fewer, however an engine cuts its answer.
+
+    What is drawn a piece at a time would depend on it.
+    """
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for piece in pieces:
+        start = 0
+        while count + piece.num_rows - start >= rows:
+            taken = rows - count
+            yield _joined([*held, piece.slice(start, taken)])
+            held, count, start = [], 0, start + taken
+        if start < piece.num_rows:
+            held.append(piece.slice(start))
+            count += piece.num_rows - start
+    if held:
+        yield _joined(held)
+
+
+def _joined(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:
+    if len(pieces) == 1:
+        return pieces[0]
+    return pa.Table.from_batches(pieces).combine_chunks().to_batches()[0]
 
 
 def unreadable(message: str) -> FinerankError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finerank.data.durations import as_duration
 from finerank.data.encoding import save_encodings
-from finerank.data.engine import open_engine
+from finerank.data.engine import even_pieces, open_engine
 from finerank.data.entity_rows import select_entities
 from finerank.data.entity_writer import check_keys, write_entities
 from finerank.data.example_writer import ExampleWriter
@@ -255,6 +255,4 @@ class _Preparation:
             first = [key for key in keys if key in rows.columns]
             rest = [name for name in rows.columns if name not in first]
             rows = self.engine.ordered(rows, [*first, *rest])
-        for batch in rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE):
-            for start in range(0, batch.num_rows, _ROWS_A_PIECE):  # the engine rounds sizes up
-                yield batch.slice(start, _ROWS_A_PIECE)
+        yield from even_pieces(rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE), _ROWS_A_PIECE)
