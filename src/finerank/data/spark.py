@@ -162,7 +162,12 @@ class ArrowBackend(Backend):  # type: ignore[misc]
         return expr.__pyarrow_result__(self.frame(expr).toArrow())
 
     def to_pyarrow_batches(
-        self, expr: ibis.Expr, /, *, chunk_size: int = 1_000_000, **_: Any
+        self,
+        expr: ibis.Expr,
+        /,
+        *,
+        chunk_size: int = 1_000_000,
+        **_: Any,  # noqa: ANN401
     ) -> pa.RecordBatchReader:
         """The answer piece by piece and in its order: written by the executors, read here."""
         frame = self.frame(expr)
