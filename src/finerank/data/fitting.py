@@ -101,7 +101,7 @@ class Fitting:
             )
         side = "user" if home == "users" else "item"
         counts = self.train.group_by(entity=self.train[side]).agg(n=ibis._.count())
-        for steps in step_items(self.examples, self.recipe, name):
+        for steps in step_items(self.examples, self.recipe, name, self.engine):
             ids = steps.mutate(value=as_id(steps.value, "log.item"))
             ids = as_kind(ids, counts.entity.type())
             counts = counts.union(ids.select(entity=ids.value, n=ids.n))
@@ -134,7 +134,7 @@ class Fitting:
     def _vocabulary(self, space: str, features: list[str]) -> Ids:
         parts = [self._ids(name) for name in features if not self.recipe.only_listed(name)]
         for name in features:
-            for where, steps in step_values(self.examples, self.recipe, name):
+            for where, steps in step_values(self.examples, self.recipe, name, self.engine):
                 ids = steps.mutate(value=as_id(steps.value, where))
                 parts.append(as_kind(ids, parts[0].value.type()) if parts else ids)
         kinds = {str(part.value.type().copy(nullable=True)) for part in parts}
@@ -165,7 +165,7 @@ class Fitting:
 
     def _number(self, name: str) -> NumberEncoding:
         parts = [] if self.recipe.only_listed(name) else [self._values(name)]
-        parts += [steps for _, steps in step_values(self.examples, self.recipe, name)]
+        parts += [steps for _, steps in step_values(self.examples, self.recipe, name, self.engine)]
         parts = [part.select(ibis._.value.cast("float64").name("value"), "n") for part in parts]
         values = parts[0] if len(parts) == 1 else ibis.union(*parts)
         # NaN is more than any number

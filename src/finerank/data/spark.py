@@ -95,16 +95,21 @@ class Spark:
     def per_row(self, table: ibis.Table, change: Callable[[ibis.Table], ibis.Table]) -> ibis.Table:
         """A table changed row by row, in DuckDB."""
         frame = self.backend.frame(table)
-        query = ibis.to_sql(change(ibis.table(table.schema(), name="rows")), dialect="duckdb")
-        self.raw.con.register("rows", to_arrow_schema(frame.schema, timezone="UTC").empty_table())
-        schema = from_arrow_schema(self._schema(query))
-        self.raw.con.unregister("rows")
+        changed = change(ibis.table(table.schema(), name="rows"))
+        query = ibis.to_sql(changed, dialect="duckdb")
+        old, new = table.schema(), changed.schema()
+        fields = {f.name: f for f in to_arrow_schema(frame.schema, timezone="UTC")}
+        schema = from_arrow_schema(
+            pa.schema(
+                [fields[f.name] if old.get(f.name) == new[f.name] else f for f in new.to_pyarrow()]
+            )
+        )
         change_batches = changer(query, frame.columns, to_arrow_schema(schema, timezone="UTC"))
         # mapInArrow takes a dot in a name for a field of a struct
         plain = frame.toDF(*(f"c{number}" for number in range(len(frame.columns))))
-        changed = plain.mapInArrow(change_batches, schema).persist(StorageLevel.DISK_ONLY)
-        self._changed.append(changed)
-        return self._named(ibis.util.gen_name("changed"), changed)
+        answer = plain.mapInArrow(change_batches, schema).persist(StorageLevel.DISK_ONLY)
+        self._changed.append(answer)
+        return self._named(ibis.util.gen_name("changed"), answer)
 
     def ordered(self, table: ibis.Table, columns: list[str]) -> ibis.Table:
         """A table in order of its columns; nulls come last, in lists too."""
