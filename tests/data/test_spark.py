@@ -170,6 +170,47 @@ def test_as_duckdb(folder, shape, kind):
     assert again.unchanged
 
 
+def test_ready_made_histories(folder):
+    settings = {
+        "log": {"user": "uid", "item": "iid", "time": "at"},
+        "items": {"key": "iid"},
+        "features": {
+            "iid": {"side": "item", "type": "id"},
+            "kind": {"side": "item", "type": "id"},
+            "stars": {"side": "history", "type": "number"},
+            "shop": {"side": "history", "type": "id"},
+        },
+        "histories": {
+            "clicked": {
+                "features": ["iid", "kind", "stars"],
+                "lists": {"iid": "past", "stars": "past_stars"},
+                "max_length": 3,
+            },
+            "viewed": {"lists": {"shop": "shops"}, "newest": "first", "separator": "|"},
+        },
+        "tasks": {"like": "rating >= 4"},
+        "split": {"by": "time", "valid": 0.3, "test": 0.3},
+    }
+    log = [
+        {
+            **row,
+            "past": list("abcz"[: row["at"] % 5]),
+            "past_stars": [row["at"] + 0.5] * min(row["at"] % 5, 4),
+            "shops": "| p|q.".join("xy"[: row["at"] % 3]),
+        }
+        for row in check_shapes.events(1)
+    ]
+    settings["log"]["path"] = write(folder / "log", log, "parquet")
+    settings["items"]["path"] = write(folder / "items", check_shapes.ITEMS, "parquet")
+    recipe = Recipe.parse(settings)
+    duckdb, spark = (
+        prepare(recipe, folder / "duckdb"),
+        prepare(recipe, folder / "s", engine="spark"),
+    )
+    check_equal(spark.folder, duckdb.folder, ordered=True)
+    assert {**spark.manifest, "seconds": 0} == {**duckdb.manifest, "seconds": 0}
+
+
 def log_of(folder, **changes):
     settings = json.loads(json.dumps(check_shapes.SHAPES["last"]))
     path = write(folder / "log", check_shapes.events(1), "jsonl")
