@@ -31,7 +31,7 @@ test: $(READY) ## format, lint, types, layers, tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n auto
+	$(BIN)/pytest -q -n auto --dist loadgroup
 
 # An environment of its own: nothing else here needs what the peers bring.
 $(PEERS_READY): peers/requirements.txt pyproject.toml constraints.txt

@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,13 @@ Set = Annotated[
 History = Annotated[
     Path | None, typer.Option(help="A log with what users did so far, in place of the data set's.")
 ]
+
+
+class Engine(StrEnum):
+    """The engines of `prepare`."""
+
+    duckdb = "duckdb"
+    spark = "spark"
 
 
 def main() -> None:
@@ -92,12 +100,25 @@ def prepare(
         str | None,
         typer.Option(help="What the engine may use before it spills to disk, such as 2GB."),
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="What reads, joins and sorts; the result is the same.")
+    ] = Engine.duckdb,
+    spark_master: Annotated[
+        str | None, typer.Option(help="Where Spark runs, such as local[4]; as it is configured.")
+    ] = None,
 ) -> None:
     """Turn raw logs and tables into a prepared data set."""
     from finerank.data.prepare import prepare as run
     from finerank.recipe import Recipe
 
-    done = run(Recipe.load(recipe).override(set_ or []), out, memory=memory, progress=bars)
+    done = run(
+        Recipe.load(recipe).override(set_ or []),
+        out,
+        memory=memory,
+        engine=engine.value,
+        spark_master=spark_master,
+        progress=bars,
+    )
     _print_report(done)
 
 

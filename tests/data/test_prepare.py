@@ -470,7 +470,8 @@ def test_no_data_set(tmp_path):
 
 
 def test_the_engine_speaks_utc(tmp_path):
-    with open_engine(tmp_path / "engine", None) as engine:
+    with open_engine(tmp_path / "engine", None) as opened:
+        engine = opened.raw
         assert engine.raw_sql("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
         assert isinstance(engine, ibis.backends.duckdb.Backend)
     assert names(tmp_path) == []

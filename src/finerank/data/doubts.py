@@ -9,6 +9,9 @@ import ibis
 from finerank.data.rows import as_id
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from finerank.data.schema import Home
     from finerank.data.tables import RawTables
 
 _EPOCH = {  # numbers that are times from 1990 to 2100, by their unit
@@ -53,20 +56,24 @@ def doubts_of_times(rows: ibis.Table) -> list[str]:
     return doubts
 
 
-def doubts_of_tables(rows: ibis.Table, tables: RawTables) -> list[str]:
+def doubts_of_tables(
+    rows: ibis.Table, kept: Mapping[Home, ibis.Table], tables: RawTables
+) -> list[str]:
     """Users or items that their table lacks, and rows of a table without an id.
 
     Args:
         rows: the log's usable ones.
+        kept: the tables' rows with an id, in the engine of the log's.
+        tables: as they were read.
     """
     doubts = []
-    for home, settings in tables.recipe.entities.items():
-        table = tables.entities[home]
+    for home, table in tables.entities.items():
+        settings = tables.settings_of(home)
         key = table.select(key=as_id(table[settings.key], f"{home}.key"))
         if without := int(key.filter(key.key.isnull()).count().to_pyarrow().as_py()):
             doubts.append(f"{without:,} rows of {home} have no {settings.key}")
         of_log = rows.select(key=rows[home[:-1]]).distinct()
-        lacking = int(of_log.anti_join(key, "key").count().to_pyarrow().as_py())
+        lacking = int(of_log.anti_join(kept[home], "key").count().to_pyarrow().as_py())
         if lacking:
             all_ = int(of_log.count().to_pyarrow().as_py())
             doubts.append(f"{lacking:,} of {all_:,} {home} of the log are not in their table")

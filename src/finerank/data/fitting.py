@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from math import fsum, sqrt
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,10 @@ from finerank.data.vocabulary import Buckets, Ids, Vocabulary
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from finerank.data.engine import Engine
+    from finerank.data.schema import Home
     from finerank.data.tables import RawTables
     from finerank.recipe import Recipe
 
@@ -38,11 +42,20 @@ class Fitting:
 
     Args:
         train: the training examples, and the events that may be steps of their histories.
+        entities: the recipe's tables, as `select_entities` gives them.
+        engine: holds all of them.
     """
 
-    def __init__(self, train: ibis.Table, tables: RawTables) -> None:
+    def __init__(
+        self,
+        train: ibis.Table,
+        tables: RawTables,
+        entities: Mapping[Home, ibis.Table],
+        engine: Engine,
+    ) -> None:
         self.train, self.tables, self.recipe = train, tables, tables.recipe
         self.examples = train.filter(train.split == TRAIN)  # whose lists are steps, too
+        self.entities, self.engine = entities, engine
 
     def encodings(self) -> dict[str, Encoding]:
         """One encoding a feature; features of one id space share their vocabulary."""
@@ -82,27 +95,20 @@ class Fitting:
         A value may come several times; its counts add up.
         """
         home = self.tables.home_of(name)
-        is_id = self.recipe.features[name].type in ("id", "ids")
         if home == "log":
             return self.train.select(
                 value=self.train[f"feature.{name}"], n=ibis.literal(1, "int64")
             )
         side = "user" if home == "users" else "item"
         counts = self.train.group_by(entity=self.train[side]).agg(n=ibis._.count())
-        for steps in step_items(self.examples, self.recipe, name):
+        for steps in step_items(self.examples, self.recipe, name, self.engine):
             ids = steps.mutate(value=as_id(steps.value, "log.item"))
             ids = as_kind(ids, counts.entity.type())
             counts = counts.union(ids.select(entity=ids.value, n=ids.n))
-        table = self.tables.entities[home]
-        settings = self.recipe.users if home == "users" else self.recipe.items
-        assert settings is not None
-        column = table[self.tables.raw_column(name)]
-        entities = table.select(
-            key=as_id(table[settings.key], f"{home}.key"),
-            value=as_id(column, f"features.{name}") if is_id else column,
-        )
-        if self.tables.raw_column(name) == settings.key:  # the log's ids, in the table or not
-            return counts.select(value=counts.entity, n=counts.n)
+        if self.tables.raw_column(name) == self.recipe.entities[home].key:
+            return counts.select(value=counts.entity, n=counts.n)  # the log's, in the table or not
+        table = self.entities[home]
+        entities = table.select("key", value=table[f"feature.{name}"])
         return counts.join(entities, counts.entity == entities.key).select("value", "n")
 
     def _ids(self, name: str) -> ibis.Table:
@@ -118,12 +124,7 @@ class Fitting:
                     expected="a list column, or text and a separator",
                     found=f"a column of type {kind} {beside} a separator",
                 )
-            if feature.separator is not None:
-                values = values.mutate(value=values.value.split(feature.separator))
-            values = values.mutate(value=values.value.unnest())
-            if values.value.type().is_string():
-                values = values.mutate(value=values.value.strip())
-                values = values.filter(values.value != "")
+            values = self.engine.per_row(values, partial(_elements, feature.separator))
             values = values.mutate(value=as_id(values.value, where))
             values = values.filter(values.value.notnull())
         elif kind.is_array():
@@ -133,7 +134,7 @@ class Fitting:
     def _vocabulary(self, space: str, features: list[str]) -> Ids:
         parts = [self._ids(name) for name in features if not self.recipe.only_listed(name)]
         for name in features:
-            for where, steps in step_values(self.examples, self.recipe, name):
+            for where, steps in step_values(self.examples, self.recipe, name, self.engine):
                 ids = steps.mutate(value=as_id(steps.value, where))
                 parts.append(as_kind(ids, parts[0].value.type()) if parts else ids)
         kinds = {str(part.value.type().copy(nullable=True)) for part in parts}
@@ -164,12 +165,11 @@ class Fitting:
 
     def _number(self, name: str) -> NumberEncoding:
         parts = [] if self.recipe.only_listed(name) else [self._values(name)]
-        parts += [steps for _, steps in step_values(self.examples, self.recipe, name)]
+        parts += [steps for _, steps in step_values(self.examples, self.recipe, name, self.engine)]
         parts = [part.select(ibis._.value.cast("float64").name("value"), "n") for part in parts]
         values = parts[0] if len(parts) == 1 else ibis.union(*parts)
-        finite = values.filter(
-            values.value.notnull() & ~values.value.isnan() & ~values.value.isinf()
-        )
+        # NaN is more than any number
+        finite = values.filter(values.value.abs() <= sys.float_info.max)
         counted = finite.group_by("value").agg(n=ibis._.n.sum().cast("float64"))
         count = counted.n.sum().to_pyarrow().as_py()
         if not count:
@@ -190,6 +190,16 @@ class Fitting:
             found = "none" if least is None else f"widths from {least} to {most}"
             raise FinerankError(f"features.{name}", expected="vectors of one width", found=found)
         return int(least)
+
+
+def _elements(separator: str | None, values: ibis.Table) -> ibis.Table:
+    """The values of lists, or of texts with a separator, one a row; no blank texts."""
+    value = values.value if separator is None else values.value.split(separator)
+    values = values.select("n", value=value.unnest())
+    if values.value.type().is_string():
+        values = values.mutate(value=values.value.strip())
+        values = values.filter(values.value != "")
+    return values
 
 
 def _pairs(counted: ibis.Table) -> Iterator[tuple[float, float]]:

@@ -5,6 +5,7 @@ In the rows each is a column ``list.HISTORY.FEATURE``, as the log has it.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import ibis
@@ -14,6 +15,7 @@ from finerank.errors import FinerankError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from finerank.data.engine import Engine
     from finerank.recipe import Recipe
     from finerank.settings import HistorySettings
 
@@ -54,26 +56,30 @@ def check_lists(log: ibis.Table, recipe: Recipe) -> None:
 
 
 def step_values(
-    train: ibis.Table, recipe: Recipe, feature: str
+    train: ibis.Table, recipe: Recipe, feature: str, engine: Engine
 ) -> Iterator[tuple[str, ibis.Table]]:
     """The raw values of a feature in the steps of ready-made histories that models can train on.
 
     Args:
         train: the training examples.
+        engine: holds them.
 
     Yields:
         The key of the recipe, and a table: ``value`` and how often, ``n``.
     """
     for name, history in recipe.list_histories.items():
         if feature in (history.lists or ()):
-            yield f"histories.{name}.lists.{feature}", _kept(train, name, feature, history)
+            yield f"histories.{name}.lists.{feature}", _kept(train, name, feature, history, engine)
 
 
-def step_items(train: ibis.Table, recipe: Recipe, feature: str) -> Iterator[ibis.Table]:
+def step_items(
+    train: ibis.Table, recipe: Recipe, feature: str, engine: Engine
+) -> Iterator[ibis.Table]:
     """The items of those steps at which a feature is looked up in the item table.
 
     Args:
         train: the training examples.
+        engine: holds them.
 
     Yields:
         A table: ``value``, the raw id, and how often, ``n``.
@@ -81,16 +87,23 @@ def step_items(train: ibis.Table, recipe: Recipe, feature: str) -> Iterator[ibis
     for name, history in recipe.list_histories.items():
         by = recipe.item_list(history)
         if feature in history.features and feature not in (history.lists or ()) and by is not None:
-            yield _kept(train, name, by, history)
+            yield _kept(train, name, by, history, engine)
 
 
-def _kept(train: ibis.Table, name: str, feature: str, history: HistorySettings) -> ibis.Table:
-    lists = train[f"list.{name}.{feature}"]
+def _kept(
+    train: ibis.Table, name: str, feature: str, history: HistorySettings, engine: Engine
+) -> ibis.Table:
+    rows = train.select(lists=train[f"list.{name}.{feature}"])
+    return engine.per_row(rows, partial(_steps, history))
+
+
+def _steps(history: HistorySettings, rows: ibis.Table) -> ibis.Table:
+    lists = rows.lists
     if history.separator is not None:
         lists = lists.split(history.separator)
     length = history.max_length
     lists = lists[-length:] if history.newest == "last" else lists[:length]
-    values = train.select(value=lists, n=ibis.literal(1, "int64"))
+    values = rows.select(value=lists, n=ibis.literal(1, "int64"))
     values = values.mutate(value=values.value.unnest())
     if history.separator is not None:
         values = values.mutate(value=values.value.strip())

@@ -15,6 +15,7 @@ from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
+    from finerank.data.engine import Engine
     from finerank.data.entities import Entities
     from finerank.data.rows import EncodedRows, RowEncoder
     from finerank.data.schema import Schema
@@ -81,10 +82,15 @@ class Negatives:
         return taken, labels, places
 
 
-def thinned(rows: ibis.Table, recipe: Recipe) -> tuple[ibis.Table, int, dict[str, float]]:
+def thinned(
+    rows: ibis.Table, recipe: Recipe, engine: Engine
+) -> tuple[ibis.Table, int, dict[str, float]]:
     """The rows with a share of the training negatives only: the others are examples no more.
 
     A negative here is a training row all of whose known labels are 0.
+
+    Args:
+        engine: holds the rows.
 
     Returns:
         The rows, how many were left out, and for each task the share of its labels of 0 that
@@ -96,9 +102,11 @@ def thinned(rows: ibis.Table, recipe: Recipe) -> tuple[ibis.Table, int, dict[str
     settings = recipe.negatives
     assert settings is not None
     assert settings.keep is not None
+    share, seed = settings.keep, f"keep {settings.seed}"
+    rows = engine.per_row(rows, lambda rows: rows.mutate(drawn=drawn(rows, share, seed)))
     labels = {task: rows[f"label.{task}"] for task in recipe.tasks}
     train = rows.split == TRAIN
-    kept = _is_positive(rows, recipe) | drawn(rows, settings.keep, f"keep {settings.seed}")
+    kept = _is_positive(rows, recipe) | rows.drawn
     counts = {"left_out": (train & ~kept).sum()}
     for task, label in labels.items():
         counts[f"all.{task}"] = (train & (label == 0)).sum()
@@ -115,7 +123,7 @@ def thinned(rows: ibis.Table, recipe: Recipe) -> tuple[ibis.Table, int, dict[str
             )
         shares[task] = some / all_ if all_ else 1.0
     split = (train & ~kept).ifelse(NO_EXAMPLE, rows.split).cast("int8")
-    return rows.mutate(split=split), int(found["left_out"] or 0), shares
+    return rows.mutate(split=split).drop("drawn"), int(found["left_out"] or 0), shares
 
 
 def fit_negatives(

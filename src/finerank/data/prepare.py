@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from finerank.data.doubts import doubts_of_labels, doubts_of_tables, doubts_of_times
 from finerank.data.durations import as_duration
 from finerank.data.encoding import save_encodings
-from finerank.data.engine import open_engine
+from finerank.data.engine import even_pieces, open_engine
+from finerank.data.entity_rows import select_entities
 from finerank.data.entity_writer import check_keys, write_entities
 from finerank.data.example_writer import ExampleWriter
 from finerank.data.fitting import Fitting
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from finerank.data.encoding import Encoding
+    from finerank.data.engine import Engine, EngineName
+    from finerank.data.schema import Home
     from finerank.recipe import Recipe
 
 _ROWS_A_PIECE = 500_000
@@ -68,6 +71,8 @@ def prepare(
     out: str | Path,
     *,
     memory: str | None = None,
+    engine: EngineName = "duckdb",
+    spark_master: str | None = None,
     progress: Progress = silent,
 ) -> Prepared:
     """Turn the raw tables of a recipe into a prepared data set.
@@ -79,7 +84,9 @@ def prepare(
         out: the folder; replaced as a whole, at the end.
         memory: what the engine may use before it spills to disk beside ``out``, such as 2GB; four
             fifths of the machine's where left out. Some hundred MB for the pieces in hand and the
-            vocabularies come on top.
+            vocabularies come on top. Of Spark, the heap of the driver.
+        engine: what reads, joins, sorts and groups; the result is the same.
+        spark_master: where Spark runs, such as ``local[4]``; as Spark is configured if left out.
         progress: told of each step.
 
     Raises:
@@ -96,8 +103,8 @@ def prepare(
         return Prepared(out, manifest, unchanged=True)
     started = time.perf_counter()
     with written_whole(out, marker=MANIFEST) as folder:
-        with open_engine(folder / "engine", memory) as engine:
-            manifest = _Preparation(recipe, engine, folder, progress).run()
+        with open_engine(folder / "engine", memory, engine, spark_master) as opened:
+            manifest = _Preparation(recipe, opened, folder, progress).run()
         if identity_of(recipe) != identity:
             raise FinerankError(
                 "the recipe's tables",
@@ -125,9 +132,9 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 class _Preparation:
     """One run of `prepare`."""
 
-    def __init__(self, recipe: Recipe, engine: Any, folder: Path, progress: Progress) -> None:  # noqa: ANN401
+    def __init__(self, recipe: Recipe, engine: Engine, folder: Path, progress: Progress) -> None:
         self.recipe, self.engine, self.folder, self.progress = recipe, engine, folder, progress
-        self.tables = RawTables(recipe, engine)
+        self.tables = RawTables(recipe, engine.raw)
         self.log_features = [
             name
             for name in recipe.features
@@ -138,16 +145,20 @@ class _Preparation:
         with self.progress("reading the log", None):
             usable = usable_rows(self.tables, self.engine, self.log_features)
             rows = usable.rows
-            for home in self.tables.entities:
-                check_keys(rows, self.tables, home)
+            tables = {home: self._entities(home) for home in self.tables.entities}
+            for home, table in tables.items():
+                check_keys(rows, table, home)
         with self.progress("fitting vocabularies", None):
-            fitting = Fitting(rows_to_fit_on(rows, self.recipe), self.tables)
+            train = rows_to_fit_on(rows, self.recipe)
+            fitting = Fitting(train, self.tables, tables, self.engine)
             encodings = fitting.encodings()
             schema = self._schema(rows, encodings)
             save_encodings(self.folder / "encodings", encodings, schema)
         with self.progress("encoding users and items", None):
             entities = {
-                home: write_entities(rows, home, self.tables, schema, encodings, self.folder)
+                home: write_entities(
+                    rows, home, tables.get(home), self.tables, schema, encodings, self.folder
+                )
                 for home in ("users", "items")
                 if getattr(self.recipe.log, home[:-1]) is not None
             }
@@ -194,10 +205,15 @@ class _Preparation:
             report["negatives_lacking"] = negatives.lacking
         report["warnings"] = [
             *doubts_of_times(rows),
-            *doubts_of_tables(rows, self.tables),
+            *doubts_of_tables(rows, tables, self.tables),
             *doubts_of_labels(writer.label_rates()),
         ]
         return {"schema": schema.to_json(), "report": report}
+
+    def _entities(self, home: Home) -> ibis.Table:
+        """A table of users or items, read once."""
+        table = select_entities(self.tables, home)
+        return self.engine.keep(home, self.engine.load(home, table, self.tables.sources))
 
     def _write(
         self, writer: ExampleWriter, schema: Schema, rows: ibis.Table, total: int
@@ -263,7 +279,5 @@ class _Preparation:
         if "user" in rows.columns and "time" in rows.columns:
             first = [key for key in keys if key in rows.columns]
             rest = [name for name in rows.columns if name not in first]
-            rows = rows.order_by([*first, *rest])
-        for batch in rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE):
-            for start in range(0, batch.num_rows, _ROWS_A_PIECE):  # the engine rounds sizes up
-                yield batch.slice(start, _ROWS_A_PIECE)
+            rows = self.engine.ordered(rows, [*first, *rest])
+        yield from even_pieces(rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE), _ROWS_A_PIECE)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import ibis
+import numpy as np
+import pyarrow as pa
 
 from finerank.errors import FinerankError
 from finerank.settings import SPLITS, FilesSplit, LastSplit, RandomSplit, TimeSplit
@@ -13,6 +15,7 @@ from finerank.settings import SPLITS, FilesSplit, LastSplit, RandomSplit, TimeSp
 if TYPE_CHECKING:
     from ibis.expr import types
 
+    from finerank.data.engine import Engine
     from finerank.recipe import Recipe
 
 TRAIN, VALID, TEST = range(3)
@@ -20,8 +23,11 @@ NO_EXAMPLE = -1  # the split of an event that only histories hold
 _HEX_DIGITS = 8  # of a row's hash that decide; four thousand million steps
 
 
-def with_split(rows: types.Table, recipe: Recipe) -> types.Table:
+def with_split(rows: types.Table, recipe: Recipe, engine: Engine) -> types.Table:
     """The rows with the column ``split``.
+
+    Args:
+        engine: holds the rows.
 
     Raises:
         FinerankError: ``valid_from`` or ``test_from`` isn't of the time column's kind.
@@ -30,7 +36,7 @@ def with_split(rows: types.Table, recipe: Recipe) -> types.Table:
     if isinstance(split, FilesSplit):
         return rows
     if isinstance(split, RandomSplit):
-        return rows.mutate(split=_random(rows, split))
+        return engine.per_row(rows, lambda rows: rows.mutate(split=_random(rows, split)))
     if isinstance(split, LastSplit):
         newest = ibis.window(
             group_by="user",
@@ -67,19 +73,19 @@ def _time_bounds(rows: types.Table, split: TimeSplit) -> tuple[ibis.Value, ibis.
     """The first times of the validation and of the test period."""
     if split.valid is not None and split.test is not None:
         count = rows.count().to_pyarrow().as_py()
-        ordered = rows.select("time").order_by("time")
         places = (
             min(count - round(count * later), count - 1)
             for later in (split.valid + split.test, split.test)
         )
-        # asked one by one: as parts of a larger query the sorting may be shared, and its order lost
-        valid_from, test_from = (asked(ordered.limit(1, offset=place)) for place in places)
+        valid_from, test_from = _times_at(rows, list(places))
         return valid_from, test_from
     kind = rows.time.type()
     try:
-        valid_from = ibis.literal(split.valid_from).cast(kind)
-        test_from = ibis.literal(split.test_from).cast(kind)
-        rows.select(valid=valid_from, test=test_from).limit(1).to_pyarrow()
+        # no table's engine has a part in what a time written in a recipe means
+        valid_from, test_from = (
+            asked(ibis.literal(written).cast(kind).as_table())
+            for written in (split.valid_from, split.test_from)
+        )
     except (duckdb.Error, ibis.IbisError, TypeError, ValueError) as error:
         raise FinerankError(
             "split.valid_from, split.test_from",
@@ -89,9 +95,28 @@ def _time_bounds(rows: types.Table, split: TimeSplit) -> tuple[ibis.Value, ibis.
     return valid_from, test_from
 
 
+def _times_at(rows: types.Table, places: list[int]) -> list[ibis.Value]:
+    """The times at some places of the rows in order of time; the places ascend."""
+    counted = rows.group_by("time").agg(n=ibis._.count()).order_by("time")
+    found: list[ibis.Value] = []
+    before = 0
+    for piece in counted.to_pyarrow_batches():
+        ends = before + np.cumsum(piece.column("n").to_numpy())
+        for place in places[len(found) :]:
+            if len(ends) and place < ends[-1]:
+                row = int(np.searchsorted(ends, place, side="right"))
+                found.append(_told(pa.table({"time": piece.column("time")[row : row + 1]})))
+        before = ends[-1] if len(ends) else before
+    return found
+
+
 def asked(one: types.Table) -> ibis.Value:
     """The one value of a table of one row and one column, computed now."""
-    answer = ibis.memtable(one.to_pyarrow())
+    return _told(one.to_pyarrow())
+
+
+def _told(one: pa.Table) -> ibis.Value:
+    answer = ibis.memtable(one)
     return answer[answer.columns[0]].as_scalar()
 
 

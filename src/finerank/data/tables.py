@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from finerank.data.schema import Home
     from finerank.recipe import Recipe
+    from finerank.settings import EntityTableSettings
 
 _ENDINGS = {
     "parquet": (".parquet", ".pq"),
@@ -90,18 +91,36 @@ def _kind(file: Path) -> str | None:
     return None if compressed and kind not in ("csv", "json") else kind
 
 
+class Source(NamedTuple):
+    """What a raw table is read from.
+
+    Attributes:
+        kind: parquet, csv, json or arrow.
+        files: all of that kind.
+        options: of DuckDB's reader of text files.
+        schema: what the columns of Parquet and Arrow files have in common.
+    """
+
+    kind: str
+    files: list[str]
+    options: dict[str, Any]
+    schema: pa.Schema | None
+
+
 def open_table(
     engine: Backend,
     path: str,
     where: str,
     settings: FileSettings | None = None,
     ids: Collection[str] = (),
+    sources: dict[str, Source] | None = None,
 ) -> ibis.Table:
     """A table over files; nothing is loaded yet.
 
     Args:
         settings: how files are written; what is derived is not added here.
         ids: columns that hold ids.
+        sources: gets what the table is read from, under its name in the engine.
 
     Raises:
         FinerankError: no such file, only empty ones, one that can't be read or isn't whole, one
@@ -122,17 +141,17 @@ def open_table(
             found=f"{kind} in {path}",
         )
     check_whole(whole, where)
+    schema = None
     try:
         if kind == "csv":
-            return read_text(engine, whole, where, columns=text.columns, ids=ids, options=options)
-        if kind == "json":
-            return engine.read_json(names)
-        schema = _common_schema(names, kind, where)
-        if kind == "parquet":
-            return engine.read_parquet(names, union_by_name=len(names) > 1)
-        name = ibis.util.gen_name("arrow")
-        engine.con.register(name, pyarrow.dataset.dataset(names, schema, format="ipc"))
-        return engine.table(name)
+            table, options = read_text(
+                engine, whole, where, columns=text.columns, ids=ids, options=options
+            )
+        elif kind == "json":
+            table = engine.read_json(names)
+        else:
+            schema = _common_schema(names, kind, where)
+            table = _read_columnar(engine, names, kind, schema)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         fix = ""
         if "not utf-8" in str(error):
@@ -145,6 +164,21 @@ def open_table(
             found=told(error),
             fix=fix or "Is the file whole?",
         ) from error
+    if sources is not None:
+        sources[table.get_name()] = Source(str(kind), names, options, schema)
+    if text.columns is None:
+        return table
+    return table.rename(dict(zip(text.columns, table.columns, strict=True)))
+
+
+def _read_columnar(
+    engine: Backend, names: list[str], kind: str | None, schema: pa.Schema
+) -> ibis.Table:
+    if kind == "parquet":
+        return engine.read_parquet(names, union_by_name=len(names) > 1)
+    name = ibis.util.gen_name("arrow")
+    engine.con.register(name, pyarrow.dataset.dataset(names, schema, format="ipc"))
+    return engine.table(name)
 
 
 def _common_schema(names: list[str], kind: str | None, where: str) -> pa.Schema:
@@ -307,15 +341,18 @@ class RawTables:
     Attributes:
         log: every row, with the column `SPLIT_COLUMN` where the recipe gives files per split.
         entities: the tables ``users`` and ``items``, where the recipe has them.
+        sources: what each of them is read from, by its name in the engine.
     """
 
     def __init__(self, recipe: Recipe, engine: Backend) -> None:
         self.recipe = recipe
         self.entities: dict[Home, ibis.Table] = {}
+        self.sources: dict[str, Source] = {}
         self.log = self._open_log(engine)
         for home, settings in recipe.entities.items():
             ids = recipe.id_columns(home)
-            table = open_table(engine, settings.path, f"{home}.path", settings, ids)
+            where = f"{home}.path"
+            table = open_table(engine, settings.path, where, settings, ids, self.sources)
             self.entities[home] = with_columns(table, settings.derive, f"{home}.derive")
         self._check_columns()
 
@@ -325,13 +362,13 @@ class RawTables:
             paths = {name: getattr(split, name) for name in SPLITS}
             table = _join(
                 {
-                    name: open_table(engine, path, f"split.{name}", log, ids)
+                    name: open_table(engine, path, f"split.{name}", log, ids, self.sources)
                     for name, path in paths.items()
                 }
             )
         else:
             assert log.path is not None
-            table = open_table(engine, log.path, "log.path", log, ids)
+            table = open_table(engine, log.path, "log.path", log, ids, self.sources)
         return with_columns(table, log.derive, "log.derive")
 
     def _check_columns(self) -> None:
@@ -394,6 +431,10 @@ class RawTables:
         column, home = self.recipe.column_of(feature), self.home_of(feature)
         if home == "log" or column in self.entities[home].columns:
             return column
+        return self.settings_of(home).key
+
+    def settings_of(self, home: Home) -> EntityTableSettings:
+        """The settings of the table of users or items."""
         settings = self.recipe.users if home == "users" else self.recipe.items
         assert settings is not None
-        return settings.key
+        return settings

@@ -102,8 +102,11 @@ def read_text(
     columns: Sequence[str] | None,
     ids: Collection[str],
     options: dict[str, Any],
-) -> ibis.Table:
-    """A table over CSV files; types are guessed from the first lines.
+) -> tuple[ibis.Table, dict[str, Any]]:
+    """A table over CSV files, and with which options the engine reads them.
+
+    Types are guessed from the first lines. Without a header row the columns still have the
+    engine's names.
 
     Args:
         columns: their names, of files without a header row.
@@ -139,7 +142,7 @@ def read_text(
     types = _kept_as_text(engine, names, table, [given[i] for i in ids if i in given], options)
     if types:
         table = engine.read_csv(names, types=types, **options)
-    return table.rename(given) if columns is not None else table
+    return table, options
 
 
 def _kept_as_text(

@@ -16,8 +16,7 @@ from finerank.errors import FinerankError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ibis.backends.duckdb import Backend
-
+    from finerank.data.engine import Engine
     from finerank.data.tables import RawTables
     from finerank.recipe import Recipe
 
@@ -42,7 +41,7 @@ class Usable:
     negatives_kept: dict[str, float]
 
 
-def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str]) -> Usable:
+def usable_rows(tables: RawTables, engine: Engine, log_features: Sequence[str]) -> Usable:
     """Find them.
 
     Args:
@@ -58,6 +57,7 @@ def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str])
     if not tables.log.select(one=ibis.literal(1)).limit(1).to_pyarrow().num_rows:
         raise FinerankError("log", expected="rows", found="an empty table")
     rows = select_rows(tables.log, recipe, log_features, labels=True)
+    rows = engine.load("log", rows, tables.sources)
     needed = [name for name in ("user", "item", "time") if name in rows.columns]
     reasons = {f"no {name}": rows[name].isnull() for name in needed}
     if "example" in rows.columns:
@@ -77,19 +77,19 @@ def usable_rows(tables: RawTables, engine: Backend, log_features: Sequence[str])
         if "example" in rows.columns:
             expected += f", and {recipe.log.examples}"
         raise FinerankError("log", expected=expected, found=f"none: {dropped}")
-    kept = with_split(rows.filter(~seen), recipe)
+    kept = with_split(rows.filter(~seen), recipe, engine)
     others = rows.drop_null(needed, how="any").filter(seen) if needed else None
     if others is not None and (
         recipe.event_histories or recipe.has_event_tasks or recipe.samples_negatives
     ):
         others = others.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
         kept = kept.union(others.select(kept.columns))
-    rows = engine.create_table("rows", kept)
+    rows = engine.keep("rows", kept)
     if recipe.has_event_tasks:
         rows, unknown = _with_outcomes(rows, recipe, engine)
         dropped |= {"outcome not known yet": unknown} if unknown else {}
     if recipe.negatives is not None and recipe.negatives.keep is not None:
-        rows, left_out, negatives_kept = thinned(rows, recipe)
+        rows, left_out, negatives_kept = thinned(rows, recipe, engine)
         dropped |= {"negative not kept": left_out} if left_out else {}
     examples = rows.filter(rows.split != NO_EXAMPLE)
     sizes = check_sizes(examples)
@@ -120,10 +120,10 @@ def _unlabelled(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
     return ibis.and_(*(rows[f"label.{task}"].isnull() for task in recipe.tasks))
 
 
-def _with_outcomes(rows: ibis.Table, recipe: Recipe, engine: Backend) -> tuple[ibis.Table, int]:
+def _with_outcomes(rows: ibis.Table, recipe: Recipe, engine: Engine) -> tuple[ibis.Table, int]:
     """The rows with the labels that events make, and how many have none and are no examples."""
     check_events(rows, recipe)
-    labelled = engine.create_table("labelled", with_outcomes(rows, recipe))
+    labelled = engine.keep("labelled", with_outcomes(rows, recipe))
     unknown = (labelled.split != NO_EXAMPLE) & _unlabelled(labelled, recipe)
     split = unknown.ifelse(NO_EXAMPLE, labelled.split).cast("int8")
     count = labelled.filter(unknown).count().to_pyarrow().as_py()
