@@ -387,7 +387,7 @@ def broken(path, kind):
     [
         ("missing", r"log\.path: expected a file, folder or pattern .*, found no file"),
         ("empty", r"log\.path: expected a table, found an empty file, .*log\.parquet"),
-        ("truncated", r"log\.path: expected readable parquet in .*Is the file whole\?"),
+        ("truncated", r"log\.path: expected a whole parquet file, found .*Was it cut off"),
         ("damaged", "the recipe's tables: expected values that can be read"),
     ],
 )
