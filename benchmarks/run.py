@@ -4,7 +4,7 @@ python benchmarks/run.py benchmarks/movielens-100k --data DIR [--seeds 0 1 2] [-
 
 DIR holds the raw files that the benchmark's page names. Runs that are there already are not
 repeated, so a benchmark that was stopped goes on where it was. A benchmark's folder has recipes and
-a ``benchmark.yaml``: title, about, seeds, and variants, each with what it changes (recipe, model,
+a ``benchmark.yaml``: title, about, findings, seeds, and variants, each with what it changes (recipe, model,
 set, tasks) and what is published of it. ``before`` is a script that makes the data from DIR.
 """
 
@@ -88,6 +88,8 @@ def page(folder: Path, benchmark: dict[str, Any], runs: dict[str, list[dict[str,
         if len(tasks) > 1:
             lines += [f"## {task}", ""]
         lines += table(task, benchmark, {n: r for n, r in runs.items() if task in r[0]["test"]})
+    if "findings" in benchmark:
+        lines += [benchmark["findings"].strip(), ""]
     lines += [
         f"Test set; mean ± standard deviation over the seeds. {datetime.now(UTC):%Y-%m-%d}, "
         f"finerank {finerank.__version__}, torch {torch.__version__}, Python "
