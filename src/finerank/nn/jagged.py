@@ -60,6 +60,23 @@ def pair_steps(offsets: Tensor, request_of_candidate: Tensor) -> tuple[Tensor, T
     return expand_ranges(starts, lengths)
 
 
+def spread(requests: Tensor, request_of_candidate: Tensor) -> Tensor:
+    """Return each candidate's row of its request's ``(B, ...)``, from ``(R, ...)``.
+
+    Nothing is copied where every request has one candidate, in the requests' order.
+    """
+    if is_one_each(request_of_candidate, requests.shape[0]):
+        return requests
+    return requests.index_select(0, request_of_candidate)
+
+
+def is_one_each(request_of_candidate: Tensor, num_requests: int) -> bool:
+    """Whether candidate ``i`` is the only one of request ``i``; on a GPU nobody waits to know."""
+    if request_of_candidate.device.type != "cpu" or len(request_of_candidate) != num_requests:
+        return False
+    return torch.equal(request_of_candidate, torch.arange(num_requests))
+
+
 def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     """Return the sum of each row's values ``(R, ...)``; zeros where a row is empty."""
     flat = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)

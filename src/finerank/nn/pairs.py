@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from finerank.nn.jagged import pair_steps, row_of_value, sum_segments
+from finerank.nn.jagged import is_one_each, pair_steps, row_of_value, sum_segments
 
 
 class Pairs(NamedTuple):
@@ -36,8 +36,7 @@ def pairs_of(offsets: Tensor, request_of_candidate: Tensor) -> Pairs:
         offsets: Where the histories begin and end ``(R + 1,)``.
         request_of_candidate: The request of each candidate ``(B,)``, in any order.
     """
-    order = torch.arange(offsets.shape[0] - 1, device=offsets.device)
-    if torch.equal(request_of_candidate, order):
+    if is_one_each(request_of_candidate, offsets.shape[0] - 1):
         return Pairs(None, row_of_value(offsets, int(offsets[-1])), offsets)
     step, pair_offsets = pair_steps(offsets, request_of_candidate)
     return Pairs(step, row_of_value(pair_offsets, step.shape[0]), pair_offsets)

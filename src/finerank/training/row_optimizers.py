@@ -37,11 +37,19 @@ class RowOptimizer(ABC):
             if each.in_use is not None:
                 rows, vectors = each.in_use
                 assert vectors.grad is not None
-                self._update(index, each.weight, rows, vectors.grad)
+                self._update(index, rows, vectors, vectors.grad)
+                each.weight.index_copy_(0, rows, vectors)
 
     @abstractmethod
-    def _update(self, index: int, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
-        """Update the rows ``(U,)`` of the weight ``(V, D)`` by their gradient ``(U, D)``."""
+    def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
+        """Update the vectors of the rows ``(U,)`` by their gradient, both ``(U, D)``.
+
+        Args:
+            index: which of the tables.
+            rows: in it, each once.
+            vectors: changed in place.
+            gradient: of the vectors.
+        """
 
 
 class LazyAdam(RowOptimizer):
@@ -77,7 +85,7 @@ class LazyAdam(RowOptimizer):
         self._steps += 1
         super().step()
 
-    def _update(self, index: int, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
+    def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
         beta_1, beta_2 = self.betas
         means, squares = self._means[index], self._squares[index]
         mean = means.index_select(0, rows).lerp_(gradient, 1 - beta_1)
@@ -87,7 +95,7 @@ class LazyAdam(RowOptimizer):
         squares.index_copy_(0, rows, square)
         unbiased_1, unbiased_2 = (1 - beta**self._steps for beta in self.betas)
         scale = square.div_(unbiased_2).sqrt_().add_(self.eps)
-        weight.index_add_(0, rows, mean.div_(scale), alpha=-self.learning_rate / unbiased_1)
+        vectors.addcdiv_(mean, scale, value=-self.learning_rate / unbiased_1)
 
 
 class RowwiseAdagrad(RowOptimizer):
@@ -109,11 +117,11 @@ class RowwiseAdagrad(RowOptimizer):
         super().__init__(tables, learning_rate=learning_rate)
         self._sums = [_zeros(each.weight.shape[:1], each.weight) for each in tables]  # (V,)
 
-    def _update(self, index: int, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
+    def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
         total = self._sums[index].index_select(0, rows).add_(gradient.square().mean(dim=1))
         self._sums[index].index_copy_(0, rows, total)
         scale = total.sqrt_().add_(self.eps).unsqueeze(1)
-        weight.index_add_(0, rows, gradient / scale, alpha=-self.learning_rate)
+        vectors.addcdiv_(gradient, scale, value=-self.learning_rate)
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
