@@ -1,5 +1,7 @@
 """Sums over pairs against the plain composition that autograd differentiates."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -59,7 +61,7 @@ def test_weighted_steps(case):
     weights = torch.randn(len(steps), dtype=torch.float64, requires_grad=True)
     pairs = pairs_of(case.offsets, case.request_of_candidate)
     found = weighted_steps(weights, values, pairs)
-    for candidate, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for candidate, (start, end) in enumerate(pairwise(offsets)):
         expected = weights[start:end] @ values[steps[start:end]]
         torch.testing.assert_close(found[candidate], expected)
     assert gradcheck(lambda *each: weighted_steps(*each, pairs), (weights, values))

@@ -83,6 +83,8 @@ def test_tables_are_saved_apart_under_their_names(tables):
     ],
 )
 def test_says_which_table_does_not_fit(tables, change, message):
-    state = {name: rows for name, rows in (tables.state_dict() | change).items() if rows is not None}
+    state = {
+        name: rows for name, rows in (tables.state_dict() | change).items() if rows is not None
+    }
     with pytest.raises(RuntimeError, match=message):
         tables.load_state_dict(state)

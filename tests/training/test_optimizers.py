@@ -76,7 +76,9 @@ def test_a_plateau_slows_all_weights_down(examples, name):
         with sparse_tables(model):
             model(examples.batch(torch.arange(4))).sum().backward()
             optimizers.step()
-        moved.append([(p - b).abs().max().item() for p, b in zip(model.parameters(), before, strict=True)])
+        moved.append(
+            [(p - b).abs().max().item() for p, b in zip(model.parameters(), before, strict=True)]
+        )
     for fast, slow in zip(*moved, strict=True):
         assert slow == pytest.approx(0.01 * fast, rel=0.05, abs=1e-6)
     assert all(fast > 0 for fast in moved[0])

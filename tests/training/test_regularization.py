@@ -67,8 +67,8 @@ def test_gradient(made, schema, name):
         after = [gradient_of(each) for each in tables]
     checked = 0
     for each, one, other in zip(tables, before, after, strict=True):
-        for name, table in each.items():
-            space, first = name.removeprefix("of_"), each.first_row[name]
+        for key, table in each.items():
+            space, first = key.removeprefix("of_"), each.first_row[key]
             for row in range(len(table)):
                 share = 0.3 / counts[space, row] if (space, row) in used else 0.0
                 expected = one[first + row] + share * table[row]

@@ -51,9 +51,7 @@ def test_equals_its_definition(kind, reference, uses):
     torch.manual_seed(0)
     tables = EmbeddingTables({"one": 2, "other": SIZE - 2}, DIM, std=1.0).double()
     tables.sparse = True
-    expected = torch.tensor(
-        reference(tables.weight.tolist(), uses, gradient), dtype=torch.float64
-    )
+    expected = torch.tensor(reference(tables.weight.tolist(), uses, gradient), dtype=torch.float64)
     optimizer = kind([tables], learning_rate=RATE)
     for used in uses:
         vectors, places = tables(torch.tensor(used, dtype=torch.int64))

@@ -33,7 +33,7 @@ class Counter(TorchDispatchMode):
         super().__init__()
         self.operations, self.written, self.rows = 0, 0, 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if func.is_view or func.overloadpacket is torch.ops.aten.detach:
             return result

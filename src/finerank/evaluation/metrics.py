@@ -197,8 +197,9 @@ def _pairs_by_user(rows: _Labelled, ranks: IntArray) -> tuple[IntArray, IntArray
     negatives = np.diff(cell_start, append=n) - positives
     user = cell[cell_start] // n
     user_start = np.flatnonzero(np.diff(user, prepend=-1))
+    cells = np.diff(user_start, append=user.size)  # of each user
     negatives_before = np.cumsum(negatives) - negatives
-    negatives_below = negatives_before - negatives_before[user_start][user]
+    negatives_below = negatives_before - np.repeat(negatives_before[user_start], cells)
     wins_twice = positives * (2 * negatives_below + negatives)
     return (
         np.add.reduceat(positives, user_start),
@@ -211,7 +212,7 @@ def _groups(users: npt.NDArray[np.integer[Any]]) -> IntArray:
     """Users as integers from 0 that stay small enough to be packed with ranks."""
     if users.size:
         first, last = int(users.min()), int(users.max())
-        if last - first < 2**62 // users.size:
+        if first > -(2**62) and last < 2**62 and last - first < 2**62 // users.size:
             return users.astype(np.int64) - first
     return np.unique(users, return_inverse=True)[1]
 

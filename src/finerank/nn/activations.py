@@ -47,8 +47,13 @@ class Dice(nn.Module):
             p = torch.sigmoid(norm(s))
             return s * torch.addcmul(self.alpha, 1 - self.alpha, p)  # s (alpha + (1 - alpha) p)
         norm.count_batch()
-        activated: Tensor = _DiceOfBatch.apply(
-            s.to(self.alpha.dtype), self.alpha, norm.running_mean, norm.running_var, norm.momentum, norm.eps
+        activated: Tensor = _DiceOfBatch.apply(  # type: ignore[no-untyped-call]
+            s.to(self.alpha.dtype),
+            self.alpha,
+            norm.running_mean,
+            norm.running_var,
+            norm.momentum,
+            norm.eps,
         )
         return activated
 
@@ -67,7 +72,7 @@ class _DiceOfBatch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0913 - torch's signature
+    def forward(
         ctx: Any,  # noqa: ANN401
         s: Tensor,
         alpha: Tensor,
@@ -77,7 +82,7 @@ class _DiceOfBatch(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         normal, mean, inverse_std = torch.native_batch_norm(
-            s, None, None, running_mean, running_var, True, momentum, eps
+            s, None, None, running_mean, running_var, training=True, momentum=momentum, eps=eps
         )
         p = normal.sigmoid_()
         ctx.save_for_backward(s, p, alpha, mean, inverse_std)
@@ -85,7 +90,7 @@ class _DiceOfBatch(torch.autograd.Function):
         return torch.addcmul(alpha, 1 - alpha, p).mul_(s)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         s, p, alpha, mean, inverse_std = ctx.saved_tensors
         product = gradient * s
@@ -99,9 +104,9 @@ class _DiceOfBatch(torch.autograd.Function):
             None,
             mean,
             inverse_std,
-            True,
-            ctx.eps,
-            [True, False, False],
+            train=True,
+            eps=ctx.eps,
+            output_mask=[True, False, False],
         )
         of_s.addcmul_(torch.addcmul(alpha, 1 - alpha, p), gradient)
         return of_s, of_alpha, None, None, None, None

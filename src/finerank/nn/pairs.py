@@ -59,7 +59,9 @@ def pair_linear(
         dtype = torch.get_autocast_dtype(device)
         candidate, values, weight = candidate.to(dtype), values.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    hidden: Tensor = _PairLinear.apply(candidate, values, weight, bias, *pairs)
+    hidden: Tensor = _PairLinear.apply(  # type: ignore[no-untyped-call]
+        candidate, values, weight, bias, *pairs
+    )
     return hidden
 
 
@@ -71,7 +73,9 @@ def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
         values: Steps ``(N, S)``.
         pairs: Of the candidates and the steps.
     """
-    sums: Tensor = _WeightedSteps.apply(weights, values, *pairs)
+    sums: Tensor = _WeightedSteps.apply(  # type: ignore[no-untyped-call]
+        weights, values, *pairs
+    )
     return sums
 
 
@@ -89,7 +93,7 @@ def _of_steps(pairs: Tensor, step: Tensor | None, num_steps: int) -> Tensor:
 
 class _PairLinear(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913 - torch's signature
+    def forward(
         ctx: Any,  # noqa: ANN401
         candidate: Tensor,
         values: Tensor,
@@ -107,14 +111,12 @@ class _PairLinear(torch.autograd.Function):
         hidden.addmm_(product, of_product.t())
         once = functional.linear(candidate, of_candidate, bias)  # (B, H)
         hidden.add_(once.index_select(0, candidate_of_pair))
-        ctx.save_for_backward(
-            candidate, values, weight, product, step, candidate_of_pair, offsets
-        )
+        ctx.save_for_backward(candidate, values, weight, product, step, candidate_of_pair, offsets)
         ctx.has_bias = bias is not None
         return hidden
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         candidate, values, weight, product, step, candidate_of_pair, offsets = ctx.saved_tensors
         dim = candidate.shape[1]
@@ -140,7 +142,7 @@ class _PairLinear(torch.autograd.Function):
 
 class _WeightedSteps(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913 - torch's signature
+    def forward(
         ctx: Any,  # noqa: ANN401
         weights: Tensor,
         values: Tensor,
@@ -160,7 +162,7 @@ class _WeightedSteps(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         weights, values, step, candidate_of_pair = ctx.saved_tensors
         by_pair = gradient.index_select(0, candidate_of_pair)  # (P, S)

@@ -4,7 +4,7 @@ Shapes: ``V`` rows of all tables, ``D`` embedding width, ``M`` ids of a batch, `
 """
 
 from collections.abc import ItemsView, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class EmbeddingTables(nn.Module):
         super().__init__()
         ends = list(accumulate(sizes.values(), initial=0))
         self.first_row = dict(zip(sizes, ends, strict=False))
-        self._views = dict(zip(sizes, zip(ends, ends[1:], strict=False), strict=True))
+        self._views = dict(zip(sizes, pairwise(ends), strict=True))
         self.weight = nn.Parameter(nn.init.normal_(torch.empty(ends[-1], dim), std=std))
         self.sparse = False
         self.in_use: tuple[Tensor, Tensor] | None = None
@@ -124,7 +124,7 @@ def gather(vectors: Tensor, places: Sequence[Tensor]) -> tuple[Tensor, ...]:
         vectors: ``(U, D)``.
         places: ``(M_i,)`` each, int64.
     """
-    gathered: tuple[Tensor, ...] = _Gather.apply(vectors, *places)
+    gathered: tuple[Tensor, ...] = _Gather.apply(vectors, *places)  # type: ignore[no-untyped-call]
     return gathered
 
 
@@ -136,7 +136,7 @@ class _Gather(torch.autograd.Function):
         return tuple(vectors.index_select(0, each) for each in places)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         total = gradients[0].new_zeros(ctx.rows, gradients[0].shape[1])
         for places, gradient in zip(ctx.saved_tensors, gradients, strict=True):
