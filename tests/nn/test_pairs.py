@@ -6,10 +6,17 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+from finerank.nn import pairs as pairs_module
 from finerank.nn.jagged import pair_steps
 from finerank.nn.pairs import pair_linear, pairs_of, weighted_steps
 
 DIM, STEP_DIM, HIDDEN = 2, 3, 4
+
+
+@pytest.fixture(params=[1, 8, 2**20], autouse=True)
+def _part(request, monkeypatch):
+    """All pairs at once, or candidate by candidate, or something between."""
+    monkeypatch.setattr(pairs_module, "_PART", request.param)
 
 
 @pytest.fixture(params=["several a request", "one a request", "one a request, swapped"])

@@ -1,10 +1,12 @@
 """Sums over the pairs of a candidate and a step of its request's history.
 
-Each function has its gradient in closed form: nothing as long as the pairs is built that the
-gradient does not need. Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the
+Each function has its gradient in closed form. Vectors of pairs are worked on a part at a time that
+stays in the cache, and only what has the attention's width is kept. Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the
 candidate's width, ``S`` a step's, ``H`` the attention's first hidden width.
 """
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from finerank.nn.jagged import is_one_each, pair_steps, row_of_value, sum_segments
+
+_PART = 2**20  # numbers in the vectors of pairs that are worked on together: 4 MiB
 
 
 class Pairs(NamedTuple):
@@ -79,21 +83,32 @@ def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
     return sums
 
 
-def _of_pairs(steps: Tensor, step: Tensor | None) -> Tensor:
-    """The step of each pair."""
-    return steps if step is None else steps.index_select(0, step)
+class _Part(NamedTuple):
+    """Some candidates with all their pairs."""
+
+    candidates: slice
+    pairs: slice
 
 
-def _of_steps(pairs: Tensor, step: Tensor | None, num_steps: int) -> Tensor:
-    """The sum of each step's pairs."""
-    if step is None:
-        return pairs
-    return pairs.new_zeros(num_steps, pairs.shape[1]).index_add_(0, step, pairs)
+def _parts(offsets: Tensor, num_pairs: int, width: int) -> Iterator[_Part]:
+    """Cut the candidates where their pairs' vectors of this width fill a part of the cache."""
+    size = max(1, _PART // width)
+    cuts = torch.arange(size, max(num_pairs, size), size, device=offsets.device)
+    cuts = torch.searchsorted(offsets, cuts).clamp(max=offsets.shape[0] - 1)
+    candidates = [0, *cuts.tolist(), offsets.shape[0] - 1]
+    starts = [0, *offsets.index_select(0, cuts).tolist(), num_pairs]
+    for candidate, pair in zip(pairwise(candidates), pairwise(starts), strict=True):
+        yield _Part(slice(*candidate), slice(*pair))
+
+
+def _steps_of(values: Tensor, step: Tensor | None, pairs: slice) -> Tensor:
+    """The step of each pair of a part."""
+    return values[pairs] if step is None else values.index_select(0, step[pairs])
 
 
 class _PairLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - torch's signature
         ctx: Any,  # noqa: ANN401
         candidate: Tensor,
         values: Tensor,
@@ -103,46 +118,61 @@ class _PairLinear(torch.autograd.Function):
         candidate_of_pair: Tensor,
         offsets: Tensor,
     ) -> Tensor:
-        dim = candidate.shape[1]
-        of_candidate, of_step, of_product = weight.tensor_split([dim, dim + values.shape[1]], 1)
-        product = candidate.index_select(0, candidate_of_pair)
-        product.mul_(_of_pairs(values[:, :dim], step))  # (P, D)
-        hidden = _of_pairs(values @ of_step.t(), step)
-        hidden.addmm_(product, of_product.t())
-        once = functional.linear(candidate, of_candidate, bias)  # (B, H)
-        hidden.add_(once.index_select(0, candidate_of_pair))
-        ctx.save_for_backward(candidate, values, weight, product, step, candidate_of_pair, offsets)
+        ctx.save_for_backward(candidate, values, weight, step, candidate_of_pair, offsets)
         ctx.has_bias = bias is not None
+        dim, num_pairs = candidate.shape[1], candidate_of_pair.shape[0]
+        of_candidate, of_step, of_product = weight.tensor_split([dim, dim + values.shape[1]], 1)
+        by_candidate = functional.linear(candidate, of_candidate, bias)  # (B, H)
+        by_step = values @ of_step.t()  # (N, H)
+        hidden = by_step if step is None else by_step.index_select(0, step)  # (P, H)
+        for part in _parts(offsets, num_pairs, dim):
+            places = candidate_of_pair[part.pairs]
+            product = candidate.index_select(0, places)
+            product.mul_(_steps_of(values[:, :dim], step, part.pairs))
+            rows = hidden[part.pairs].addmm_(product, of_product.t())
+            rows.add_(by_candidate.index_select(0, places))
         return hidden
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        candidate, values, weight, product, step, candidate_of_pair, offsets = ctx.saved_tensors
-        dim = candidate.shape[1]
-        of_candidate, of_step, of_product = weight.tensor_split([dim, dim + values.shape[1]], 1)
+        candidate, values, weight, step, candidate_of_pair, offsets = ctx.saved_tensors
+        dim, num_pairs = candidate.shape[1], candidate_of_pair.shape[0]
+        splits = [dim, dim + values.shape[1]]
+        of_candidate, of_step, of_product = weight.tensor_split(splits, 1)
         gradient = gradient.contiguous()
-        once = sum_segments(gradient, offsets)  # (B, H)
-        by_step = _of_steps(gradient, step, values.shape[0])  # (N, H)
-        d_weight = torch.cat(
-            [once.t() @ candidate, by_step.t() @ values, gradient.t() @ product], dim=1
-        )
-        d_bias = once.sum(dim=0) if ctx.has_bias else None
-        d_product = gradient @ of_product  # (P, D)
+        by_candidate = sum_segments(gradient, offsets)  # (B, H)
+        by_step = gradient  # (N, H)
+        if step is not None:
+            by_step = gradient.new_zeros(values.shape[0], gradient.shape[1])
+            by_step.index_add_(0, step, gradient)
+        d_candidate = by_candidate @ of_candidate  # (B, D)
         d_values = by_step @ of_step  # (N, S)
-        d_shared = candidate.index_select(0, candidate_of_pair).mul_(d_product)
-        if step is None:
-            d_values[:, :dim] += d_shared
-        else:
-            d_values[:, :dim].index_add_(0, step, d_shared)
-        d_product.mul_(_of_pairs(values[:, :dim], step))
-        d_candidate = torch.addmm(sum_segments(d_product, offsets), once, of_candidate)
+        d_product_weight = torch.zeros_like(of_product)  # (H, D)
+        for part in _parts(offsets, num_pairs, dim):
+            of_part = gradient[part.pairs]
+            shared = _steps_of(values[:, :dim], step, part.pairs)
+            product = candidate.index_select(0, candidate_of_pair[part.pairs])
+            d_product = of_part @ of_product
+            d_shared = product * d_product
+            if step is None:
+                d_values[part.pairs, :dim] += d_shared
+            else:
+                d_values[:, :dim].index_add_(0, step[part.pairs], d_shared)
+            d_product_weight.addmm_(of_part.t(), product.mul_(shared))
+            first = part.pairs.start
+            ends = offsets[part.candidates.start : part.candidates.stop + 1] - first
+            d_candidate[part.candidates] += sum_segments(d_product.mul_(shared), ends)
+        d_weight = torch.cat(
+            [by_candidate.t() @ candidate, by_step.t() @ values, d_product_weight], dim=1
+        )
+        d_bias = by_candidate.sum(dim=0) if ctx.has_bias else None
         return d_candidate, d_values, d_weight, d_bias, None, None, None
 
 
 class _WeightedSteps(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - torch's signature
         ctx: Any,  # noqa: ANN401
         weights: Tensor,
         values: Tensor,
@@ -150,7 +180,7 @@ class _WeightedSteps(torch.autograd.Function):
         candidate_of_pair: Tensor,
         offsets: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(weights, values, step, candidate_of_pair)
+        ctx.save_for_backward(weights, values, step, candidate_of_pair, offsets)
         places = torch.arange(len(values), device=values.device) if step is None else step
         return functional.embedding_bag(
             places,
@@ -164,8 +194,15 @@ class _WeightedSteps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        weights, values, step, candidate_of_pair = ctx.saved_tensors
-        by_pair = gradient.index_select(0, candidate_of_pair)  # (P, S)
-        d_weights = torch.linalg.vecdot(by_pair, _of_pairs(values, step))
-        d_values = _of_steps(by_pair.mul_(weights.unsqueeze(1)), step, values.shape[0])
+        weights, values, step, candidate_of_pair, offsets = ctx.saved_tensors
+        d_weights, d_values = torch.empty_like(weights), torch.zeros_like(values)
+        for part in _parts(offsets, weights.shape[0], values.shape[1]):
+            of_part = gradient.index_select(0, candidate_of_pair[part.pairs])
+            steps = _steps_of(values, step, part.pairs)
+            d_weights[part.pairs] = torch.linalg.vecdot(of_part, steps)
+            of_part.mul_(weights[part.pairs].unsqueeze(1))
+            if step is None:
+                d_values[part.pairs] = of_part
+            else:
+                d_values.index_add_(0, step[part.pairs], of_part)
         return d_weights, d_values, None, None, None
