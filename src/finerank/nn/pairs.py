@@ -1,8 +1,10 @@
 """Sums over the pairs of a candidate and a step of its request's history.
 
 Each function has its gradient in closed form. Vectors of pairs are worked on a part at a time that
-stays in the cache, and only what has the attention's width is kept. Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the
-candidate's width, ``S`` a step's, ``H`` the attention's first hidden width.
+stays in the cache, and only what has the attention's width is kept.
+
+Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the candidate's width, ``S``
+a step's, ``H`` the attention's first hidden width.
 """
 
 from collections.abc import Iterator
@@ -108,7 +110,7 @@ def _steps_of(values: Tensor, step: Tensor | None, pairs: slice) -> Tensor:
 
 class _PairLinear(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913 - torch's signature
+    def forward(
         ctx: Any,  # noqa: ANN401
         candidate: Tensor,
         values: Tensor,
@@ -172,7 +174,7 @@ class _PairLinear(torch.autograd.Function):
 
 class _WeightedSteps(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913 - torch's signature
+    def forward(
         ctx: Any,  # noqa: ANN401
         weights: Tensor,
         values: Tensor,
