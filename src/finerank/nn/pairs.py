@@ -3,8 +3,8 @@
 Each function has its gradient in closed form. Vectors of pairs are worked on a part at a time that
 stays in the cache, and only what has the attention's width is kept.
 
-Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the candidate's width, ``S``
-a step's, ``H`` the attention's first hidden width.
+Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the candidate's width,
+``S`` a step's, ``H`` the attention's first hidden width.
 """
 
 from collections.abc import Iterator
