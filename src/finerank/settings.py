@@ -402,7 +402,16 @@ class TrainingSettings(Settings):
         "stands in the training set (DIN's mini-batch aware regularisation)",
     )
     embedding_weight_decay: float = Field(
-        default=0.0, ge=0, description="L2 on every row of every embedding table in each step"
+        default=0.0,
+        ge=0,
+        description="L2 on every row of every embedding table in each step, by adam",
+    )
+    embedding_optimizer: Literal["lazy_adam", "rowwise_adagrad", "adam"] | None = Field(
+        default=None,
+        description="of the embedding tables. lazy_adam: Adam, but a row that a batch does not use "
+        "rests, so that a step costs the same however large the tables; rowwise_adagrad: likewise, "
+        "with one number a row instead of two each; adam: every row in each step. lazy_adam where "
+        "left out, adam beside embedding_weight_decay",
     )
     id_dropout: float = Field(
         default=0.0,
@@ -419,6 +428,22 @@ class TrainingSettings(Settings):
     )
     patience: int = Field(default=2, ge=1, description="epochs without gain before it stops")
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _decays_every_row(self) -> TrainingSettings:
+        if self.embedding_weight_decay > 0 and self.table_optimizer != "adam":
+            raise WrongSetting(
+                expected="embedding_optimizer: adam beside embedding_weight_decay",
+                found=self.table_optimizer,
+            )
+        return self
+
+    @property
+    def table_optimizer(self) -> Literal["lazy_adam", "rowwise_adagrad", "adam"]:
+        """The optimiser of the embedding tables."""
+        if self.embedding_optimizer is not None:
+            return self.embedding_optimizer
+        return "adam" if self.embedding_weight_decay > 0 else "lazy_adam"
 
 
 def short_tasks(tasks: object) -> object:

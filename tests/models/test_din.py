@@ -12,7 +12,7 @@ from finerank.data.batch import Jagged
 
 def embed(model, feature, column):
     """Every row of a column as a vector, one row at a time."""
-    weights = dict(model.named_parameters())
+    weights = model.state_dict(keep_vars=True)
     rows = []
     for row in range(len(column.offsets) - 1 if isinstance(column, Jagged) else len(column)):
         if isinstance(column, Jagged):

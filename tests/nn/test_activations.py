@@ -88,3 +88,25 @@ def test_names():
         "gelu": nn.GELU,
     }
     assert activation("prelu", 3).weight.shape == (3,)
+
+
+@pytest.mark.parametrize("momentum_batches", [1, 3])
+def test_the_closed_form_of_dice_is_the_composition(momentum_batches):
+    """Output, gradients and running statistics are those of batch normalisation and a gate."""
+    closed, norm = Dice(5).double(), nn.BatchNorm1d(5, eps=1e-8, affine=False).double()
+    nn.init.normal_(closed.alpha)
+    for _ in range(momentum_batches):
+        x = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+        gate = torch.sigmoid(norm(x))
+        expected = x * (gate + (1 - gate) * closed.alpha)
+        upstream = torch.randn_like(x)
+        for each, other in zip(
+            torch.autograd.grad(expected, (x, closed.alpha), upstream),
+            torch.autograd.grad(closed(x), (x, closed.alpha), upstream),
+            strict=True,
+        ):
+            torch.testing.assert_close(other, each)
+    statistics = closed.normalization.state_dict()
+    torch.testing.assert_close(statistics, norm.state_dict())
+    with torch.no_grad():  # without a gradient the composition itself
+        torch.testing.assert_close(closed(x), expected)

@@ -10,6 +10,7 @@ from finerank.nn.jagged import (
     row_of_value,
     segment_softmax,
     segment_sum,
+    spread,
 )
 
 index_dtypes = st.sampled_from([torch.int32, torch.int64])
@@ -85,3 +86,17 @@ def test_gradients(function):
     values = torch.randn(5, dtype=torch.float64, requires_grad=True)
     offsets = torch.tensor([0, 2, 2, 5])
     assert torch.autograd.gradcheck(lambda v: function(v, offsets), (values,))
+
+
+def test_spread_copies_only_where_a_request_has_not_one_candidate():
+    requests = torch.randn(3, 2)
+    assert spread(requests, torch.arange(3)) is requests
+    for of_candidate in ([0, 2, 1], [0, 1, 1], [0, 1], [2, 2, 1, 0], []):
+        places = torch.tensor(of_candidate, dtype=torch.int64)
+        assert torch.equal(spread(requests, places), requests[places])
+
+
+def test_segment_sum_passes_the_gradient_of_a_row_to_its_values():
+    values = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    offsets = torch.tensor([0, 2, 2, 5])
+    assert torch.autograd.gradcheck(lambda v: segment_sum(v, offsets), values)

@@ -49,7 +49,8 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
         Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 1982:
         the Mann-Whitney statistic with ties averaged.
     """
-    return _auc(_labelled(labels, scores))
+    rows = _labelled(labels, scores)
+    return _auc(rows, _ranks(rows.scores))
 
 
 def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike) -> GroupedAuc:
@@ -67,7 +68,8 @@ def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike) -> 
         Zhu et al., Optimized Cost per Click in Taobao Display Advertising, KDD 2017,
         arXiv:1703.02091; weighted as in Zhou et al., arXiv:1706.06978, eq. (9).
     """
-    return _gauc(_labelled(labels, scores, users))
+    rows = _labelled(labels, scores, users)
+    return _gauc(rows, _ranks(rows.scores))
 
 
 def log_loss_nats(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
@@ -100,9 +102,10 @@ def binary_metrics(
         ValueError: As for `gauc`.
     """
     rows = _labelled(labels, logits, users)
-    grouped = GroupedAuc(None, 0, 0) if users is None else _gauc(rows)
+    ranks = _ranks(rows.scores)
+    grouped = GroupedAuc(None, 0, 0) if users is None else _gauc(rows, ranks)
     return {
-        "auc": _auc(rows),
+        "auc": _auc(rows, ranks),
         "gauc": grouped.value,
         "log_loss_nats": _log_loss_nats(rows) if rows.positive.size else None,
         "rows": rows.positive.size,
@@ -150,13 +153,22 @@ def _refuse(bad: BoolArray, values: npt.NDArray[Any], expected: str) -> None:
         raise ValueError(f"{expected}, found {values[row]} in row {row}")
 
 
-def _auc(rows: _Labelled) -> float | None:
+def _ranks(scores: npt.NDArray[np.floating[Any]]) -> IntArray:
+    """Each score's place among the different ones ``(n,)``, from 0."""
+    order = np.argsort(scores)
+    ordered = scores[order]
+    rank = np.zeros(scores.size, np.int64)
+    rank[order[1:]] = np.cumsum(ordered[1:] != ordered[:-1])
+    return rank
+
+
+def _auc(rows: _Labelled, ranks: IntArray) -> float | None:
     one_user = np.zeros(rows.positive.size, np.int64)
-    return _gauc(rows._replace(users=one_user)).value
+    return _gauc(rows._replace(users=one_user), ranks).value
 
 
-def _gauc(rows: _Labelled) -> GroupedAuc:
-    positives, negatives, wins_twice = _pairs_by_user(rows)
+def _gauc(rows: _Labelled, ranks: IntArray) -> GroupedAuc:
+    positives, negatives, wins_twice = _pairs_by_user(rows, ranks)
     scored = (positives > 0) & (negatives > 0)
     users_scored = int(scored.sum())
     users_one_class = scored.size - users_scored
@@ -168,7 +180,7 @@ def _gauc(rows: _Labelled) -> GroupedAuc:
     return GroupedAuc(float(weights @ areas / weights.sum()), users_scored, users_one_class)
 
 
-def _pairs_by_user(rows: _Labelled) -> tuple[IntArray, IntArray, IntArray]:
+def _pairs_by_user(rows: _Labelled, ranks: IntArray) -> tuple[IntArray, IntArray, IntArray]:
     """Positives, negatives, and twice the pairs that the positive wins, of each user.
 
     Twice, so that a tie counts 1 and everything stays an integer: the result is exact. User, rank
@@ -176,12 +188,7 @@ def _pairs_by_user(rows: _Labelled) -> tuple[IntArray, IntArray, IntArray]:
     than a lexsort followed by gathers. It fits 63 bits up to 2 billion rows.
     """
     n = rows.positive.size
-    group = np.unique(rows.users, return_inverse=True)[1]
-    order = np.argsort(rows.scores)
-    ordered = rows.scores[order]
-    rank = np.zeros(n, np.int64)
-    rank[order[1:]] = np.cumsum(ordered[1:] != ordered[:-1])
-    packed = (group * n + rank) * 2 + rows.positive
+    packed = (_groups(rows.users) * n + ranks) * 2 + rows.positive
     packed.sort()
 
     cell = packed >> 1  # rows of one user with one score
@@ -190,14 +197,24 @@ def _pairs_by_user(rows: _Labelled) -> tuple[IntArray, IntArray, IntArray]:
     negatives = np.diff(cell_start, append=n) - positives
     user = cell[cell_start] // n
     user_start = np.flatnonzero(np.diff(user, prepend=-1))
+    cells = np.diff(user_start, append=user.size)  # of each user
     negatives_before = np.cumsum(negatives) - negatives
-    negatives_below = negatives_before - negatives_before[user_start][user]
+    negatives_below = negatives_before - np.repeat(negatives_before[user_start], cells)
     wins_twice = positives * (2 * negatives_below + negatives)
     return (
         np.add.reduceat(positives, user_start),
         np.add.reduceat(negatives, user_start),
         np.add.reduceat(wins_twice, user_start),
     )
+
+
+def _groups(users: npt.NDArray[np.integer[Any]]) -> IntArray:
+    """Users as integers from 0 that stay small enough to be packed with ranks."""
+    if users.size:
+        first, last = int(users.min()), int(users.max())
+        if first > -(2**62) and last < 2**62 and last - first < 2**62 // users.size:
+            return users.astype(np.int64) - first
+    return np.unique(users, return_inverse=True)[1]
 
 
 def _log_loss_nats(rows: _Labelled) -> float:

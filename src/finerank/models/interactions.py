@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName
 from finerank.nn.cross import CrossNetwork, CrossNetworkV2
+from finerank.nn.jagged import spread
 from finerank.nn.mlp import MLP, NormalizationName
 
 
@@ -35,7 +36,10 @@ class Interaction(nn.Module):
 
 def side_by_side(request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
     """Each candidate's request and itself ``(B, Wr + Wc)``."""
-    return torch.cat([request.index_select(0, request_of_candidate), candidate], dim=1)
+    of_candidates = spread(request, request_of_candidate)
+    if candidate.shape[1] == 0:
+        return of_candidates
+    return torch.cat([of_candidates, candidate], dim=1)
 
 
 class Concatenation(Interaction):

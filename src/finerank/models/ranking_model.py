@@ -104,7 +104,7 @@ class RankingModel(nn.Module):
                 candidate.append(pool(target, steps, offsets, batch.request_of_candidate))
             else:
                 request.append(pool(steps, offsets))
-        return torch.cat(request, dim=1), torch.cat(candidate, dim=1)
+        return _side_by_side(request), _side_by_side(candidate)
 
     def gates(self, batch: Batch) -> Tensor | None:
         """Return the experts' shares in each task ``(B, T, E)``; None without experts."""
@@ -112,3 +112,7 @@ class RankingModel(nn.Module):
             return None
         request, _, x = self.interact(batch)
         return self.head.gates(x, request, batch.request_of_candidate)
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

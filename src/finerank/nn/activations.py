@@ -3,10 +3,11 @@
 Shape letters: ``B`` rows (candidates, or pairs of a candidate and a step), ``H`` neurons.
 """
 
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from finerank.nn.normalization import BatchNorm
 
@@ -41,8 +42,74 @@ class Dice(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         """Return the activated rows ``(B, H)``."""
-        p = torch.sigmoid(self.normalization(s))
-        return s * torch.addcmul(self.alpha, 1 - self.alpha, p)  # s (alpha + (1 - alpha) p)
+        norm = self.normalization
+        if not (self.training and torch.is_grad_enabled() and s.shape[0] > 1):
+            p = torch.sigmoid(norm(s))
+            return s * torch.addcmul(self.alpha, 1 - self.alpha, p)  # s (alpha + (1 - alpha) p)
+        norm.count_batch()
+        activated: Tensor = _DiceOfBatch.apply(  # type: ignore[no-untyped-call]
+            s.to(self.alpha.dtype),
+            self.alpha,
+            norm.running_mean,
+            norm.running_var,
+            norm.momentum,
+            norm.eps,
+        )
+        return activated
+
+
+class _DiceOfBatch(torch.autograd.Function):
+    r"""Dice by the statistics of the batch, with its gradient in closed form.
+
+    With :math:`g` the gradient of the output, :math:`p = \sigma(\hat s)` and :math:`\hat s` the
+    normalised input,
+
+    .. math::
+        d\alpha = \sum g s (1 - p), \qquad d\hat s = (1 - \alpha)\, g s\, p (1 - p)
+
+    and :math:`ds` is :math:`g (\alpha + (1 - \alpha) p)` plus what batch normalisation makes of
+    :math:`d\hat s`. Only ``s`` and ``p`` are kept, and half as many passes are made over them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        s: Tensor,
+        alpha: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        normal, mean, inverse_std = torch.native_batch_norm(
+            s, None, None, running_mean, running_var, training=True, momentum=momentum, eps=eps
+        )
+        p = normal.sigmoid_()
+        ctx.save_for_backward(s, p, alpha, mean, inverse_std)
+        ctx.eps = eps
+        return torch.addcmul(alpha, 1 - alpha, p).mul_(s)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        s, p, alpha, mean, inverse_std = ctx.saved_tensors
+        product = gradient * s
+        of_alpha = torch.addcmul(product, product, p, value=-1).sum(dim=0)
+        of_normal = torch.ops.aten.sigmoid_backward(product, p)  # product p (1 - p)
+        of_s, _, _ = torch.ops.aten.native_batch_norm_backward(
+            of_normal,
+            s,
+            1 - alpha,
+            None,
+            None,
+            mean,
+            inverse_std,
+            train=True,
+            eps=ctx.eps,
+            output_mask=[True, False, False],
+        )
+        of_s.addcmul_(torch.addcmul(alpha, 1 - alpha, p), gradient)
+        return of_s, of_alpha, None, None, None, None
 
 
 def activation(name: ActivationName, dim: int) -> nn.Module:

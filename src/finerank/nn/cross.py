@@ -7,6 +7,7 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class CrossNetwork(nn.Module):
@@ -16,6 +17,15 @@ class CrossNetwork(nn.Module):
 
     The weights start small enough, within :math:`\pm 1 / \sqrt{W}`, that a unit-sized input
     stays about that size through the layers.
+
+    Every layer's output is the input times one number a row, plus a constant:
+
+    .. math::
+        x_l = a_l x_0 + c_l, \qquad a_{l+1} = a_l + a_l\, (x_0^\top w_l) + c_l^\top w_l,
+        \qquad c_{l+1} = c_l + b_l
+
+    from :math:`a_0 = 1` and :math:`c_0 = 0`, so the layers between are not computed: all
+    :math:`x_0^\top w_l` are one product, and :math:`a` is worked out on one number a row.
 
     Shape:
         - input and output: ``(B, W)``.
@@ -34,11 +44,13 @@ class CrossNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the crossed rows ``(B, W)``."""
-        crossed = x
-        for weight, bias in zip(self.weight, self.bias, strict=True):
-            strength = (crossed @ weight).unsqueeze(1)  # (B, 1)
-            crossed = x * strength + bias + crossed
-        return crossed
+        constants = self.bias.cumsum(dim=0)  # (L, W), after each layer
+        before = functional.pad(constants[:-1], (0, 0, 1, 0))
+        of_constant = (before * self.weight).sum(dim=1)  # (L,)
+        scale = x.new_ones(x.shape[0])  # (B,)
+        for of_input, shift in zip((x @ self.weight.t()).unbind(1), of_constant, strict=True):
+            scale = scale + scale * of_input + shift
+        return torch.addcmul(constants[-1], x, scale.unsqueeze(1))
 
 
 class CrossNetworkV2(nn.Module):

@@ -5,8 +5,11 @@ and a step of its request's history, ``D`` width. Row ``r`` of ``values`` ``(N, 
 ``values[offsets[r]:offsets[r + 1]]``, with ``offsets`` ``(R + 1,)`` from 0 to ``N``.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -57,13 +60,50 @@ def pair_steps(offsets: Tensor, request_of_candidate: Tensor) -> tuple[Tensor, T
     return expand_ranges(starts, lengths)
 
 
+def spread(requests: Tensor, request_of_candidate: Tensor) -> Tensor:
+    """Return each candidate's row of its request's ``(B, ...)``, from ``(R, ...)``.
+
+    Nothing is copied where every request has one candidate, in the requests' order.
+    """
+    if is_one_each(request_of_candidate, requests.shape[0]):
+        return requests
+    return requests.index_select(0, request_of_candidate)
+
+
+def is_one_each(request_of_candidate: Tensor, num_requests: int) -> bool:
+    """Whether candidate ``i`` is the only one of request ``i``; on a GPU nobody waits to know."""
+    if request_of_candidate.device.type != "cpu" or len(request_of_candidate) != num_requests:
+        return False
+    return torch.equal(request_of_candidate, torch.arange(num_requests))
+
+
 def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     """Return the sum of each row's values ``(R, ...)``; zeros where a row is empty."""
-    # Forward and backward, float32, N=20000, D=32, R=1024, 2 CPU threads: index_add 0.5 ms,
-    # segment_reduce 1.3 ms, embedding_bag 1.4 ms.
-    rows = row_of_value(offsets, values.shape[0])
-    sums = values.new_zeros((offsets.shape[0] - 1, *values.shape[1:]))
-    return sums.index_add(0, rows, values)
+    flat = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+    sums: Tensor = _SegmentSum.apply(flat, offsets)  # type: ignore[no-untyped-call]
+    return sums.view(offsets.shape[0] - 1, *values.shape[1:])
+
+
+def sum_segments(values: Tensor, offsets: Tensor) -> Tensor:
+    """Return the sum of each row's values ``(R, D)``, from ``(N, D)``, without a gradient."""
+    # Forward, float32, N=6400, D=80, R=1024, 1 CPU thread: embedding_bag 0.05 ms, index_add
+    # 0.24 ms, segment_reduce 1.4 ms. The gradient of embedding_bag is slow, so it is left out.
+    places = torch.arange(values.shape[0], device=values.device)
+    return functional.embedding_bag(places, values, offsets, mode="sum", include_last_offset=True)
+
+
+class _SegmentSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, offsets: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(offsets)
+        ctx.num_values = values.shape[0]
+        return sum_segments(values, offsets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (offsets,) = ctx.saved_tensors
+        return gradient.index_select(0, row_of_value(offsets, ctx.num_values)), None
 
 
 def segment_softmax(logits: Tensor, offsets: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finerank.nn.jagged import spread
+
 
 def split_linear(
     linear: nn.Linear, request: Tensor, candidate: Tensor, request_of_candidate: Tensor
@@ -26,7 +28,11 @@ def split_linear(
     Returns:
         ``(B, H)``.
     """
+    if request.shape[1] == 0:
+        return functional.linear(candidate, linear.weight, linear.bias)
+    if candidate.shape[1] == 0:
+        return spread(functional.linear(request, linear.weight, linear.bias), request_of_candidate)
     request_weight, candidate_weight = linear.weight.tensor_split([request.shape[1]], dim=1)
     of_request = functional.linear(request, request_weight, linear.bias)  # (R, H)
-    of_request = of_request.index_select(0, request_of_candidate)  # (B, H)
-    return torch.addmm(of_request, candidate, candidate_weight.t())
+    of_candidates = spread(of_request, request_of_candidate)  # (B, H)
+    return torch.addmm(of_candidates, candidate, candidate_weight.t())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName, activation
+from finerank.nn.jagged import spread
 from finerank.nn.linear import split_linear
 from finerank.nn.normalization import BatchNorm
 
@@ -74,7 +75,7 @@ class MLP(nn.Module):
             request_of_candidate: The request of each candidate ``(B,)``.
         """
         if not self.linears:
-            return torch.cat([request.index_select(0, request_of_candidate), candidate], dim=1)
+            return torch.cat([spread(request, request_of_candidate), candidate], dim=1)
         return self.forward_after_first(
             split_linear(self.first, request, candidate, request_of_candidate)
         )

@@ -24,3 +24,8 @@ class BatchNorm(nn.BatchNorm1d):
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(input)
+
+    def count_batch(self) -> None:
+        """Count a batch whose statistics were taken elsewhere."""
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)

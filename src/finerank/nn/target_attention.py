@@ -7,13 +7,12 @@ attention's first hidden width.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from finerank.nn.activations import ActivationName
-from finerank.nn.jagged import pair_steps, row_of_value, segment_softmax
+from finerank.nn.jagged import segment_softmax
 from finerank.nn.mlp import MLP
+from finerank.nn.pairs import Pairs, pair_linear, pairs_of, weighted_steps
 
 
 class TargetAttention(nn.Module):
@@ -94,16 +93,9 @@ class TargetAttention(nn.Module):
             offsets: Where each request's history begins and ends ``(R + 1,)``.
             request_of_candidate: The request of each candidate ``(B,)``.
         """
-        step_of_pair, pair_offsets = pair_steps(offsets, request_of_candidate)
-        weights = self._weights(candidate, values, step_of_pair, pair_offsets)
-        return functional.embedding_bag(
-            step_of_pair,
-            values,
-            pair_offsets,
-            mode="sum",
-            per_sample_weights=weights.to(values.dtype),
-            include_last_offset=True,
-        )
+        pairs = pairs_of(offsets, request_of_candidate)
+        weights = self._weights(candidate, values, pairs)
+        return weighted_steps(weights.to(values.dtype), values, pairs)
 
     def weights(
         self, candidate: Tensor, values: Tensor, offsets: Tensor, request_of_candidate: Tensor
@@ -113,23 +105,11 @@ class TargetAttention(nn.Module):
         The pairs of a candidate follow the steps of its request's history. The arguments are those
         of `forward`. Without softmax a weight may have any size and sign.
         """
-        step_of_pair, pair_offsets = pair_steps(offsets, request_of_candidate)
-        return self._weights(candidate, values, step_of_pair, pair_offsets), pair_offsets
+        pairs = pairs_of(offsets, request_of_candidate)
+        return self._weights(candidate, values, pairs), pairs.offsets
 
-    def _weights(
-        self, candidate: Tensor, values: Tensor, step_of_pair: Tensor, pair_offsets: Tensor
-    ) -> Tensor:
-        candidate_of_pair = row_of_value(pair_offsets, step_of_pair.shape[0])  # (P,)
+    def _weights(self, candidate: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
         first = self.mlp.first
-        candidate_weight, step_weight, product_weight = first.weight.tensor_split(
-            [self.dim, self.dim + self.output_dim], dim=1
-        )
-        of_candidate = functional.linear(candidate, candidate_weight, first.bias)  # (B, H)
-        of_step = functional.linear(values, step_weight)  # (N, H)
-        shared = values[:, : self.dim].index_select(0, step_of_pair)  # (P, D)
-        product = candidate.index_select(0, candidate_of_pair) * shared  # (P, D)
-        hidden = of_candidate.index_select(0, candidate_of_pair)
-        hidden = hidden + of_step.index_select(0, step_of_pair)
-        hidden = torch.addmm(hidden, product, product_weight.t())  # (P, H)
+        hidden = pair_linear(candidate, values, first.weight, first.bias, pairs)  # (P, H)
         logits = self.logit(self.mlp.forward_after_first(hidden)).squeeze(1)  # (P,)
-        return segment_softmax(logits, pair_offsets) if self.softmax else logits
+        return segment_softmax(logits, pairs.offsets) if self.softmax else logits

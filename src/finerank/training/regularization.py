@@ -11,7 +11,7 @@ import torch
 
 from finerank.data.batch import Jagged
 from finerank.data.loader import Loader
-from finerank.models.inputs import embedding_tables
+from finerank.models.inputs import joined_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ class MiniBatchL2:
     its request, or of a step of its history.
 
     Args:
-        model: its embedding tables are regularised.
+        model: its embedding tables are regularised; they must be sparse, see `EmbeddingTables`.
         examples: the training set.
         strength: :math:`\lambda`, at least 0.
 
@@ -46,23 +46,23 @@ class MiniBatchL2:
     """
 
     def __init__(self, model: nn.Module, examples: TrainingSet, *, strength: float) -> None:
-        self.schema = examples.schema
-        self.tables = list(embedding_tables(model))
         counts = count_ids(examples)
-        self.strengths = {space: strength / n.clamp(min=1) for space, n in counts.items()}  # (V,)
+        strengths = {space: strength / n.clamp(min=1).float() for space, n in counts.items()}
+        self.tables = [
+            (tables, torch.cat([strengths[space] for space in spaces]))  # (V,)
+            for spaces, tables in joined_tables(model)
+            if spaces
+        ]
 
     @torch.no_grad()
-    def add_gradient(self, batch: Batch) -> None:
-        """Add the gradient of the term to the gradients that the tables have."""
-        used: dict[str, list[Tensor]] = {}
-        for space, ids, _ in _inputs_of(self.schema, batch):
-            used.setdefault(space, []).append(ids)
-        rows = {space: torch.cat(ids).unique() for space, ids in used.items()}
-        for space, table in self.tables:
-            assert table.grad is not None
-            strength = self.strengths[space].index_select(0, rows[space]).to(table.dtype)
-            term = table.index_select(0, rows[space]) * strength.unsqueeze(1)  # (ids, D)
-            table.grad.index_add_(0, rows[space], term)
+    def add_gradient(self) -> None:
+        """Add the gradient of the term to the gradients of the tables' rows in use."""
+        for tables, strengths in self.tables:
+            assert tables.in_use is not None
+            rows, vectors = tables.in_use
+            assert vectors.grad is not None
+            strength = strengths.index_select(0, rows).to(vectors.dtype)
+            vectors.grad.addcmul_(vectors, strength.unsqueeze(1))
 
 
 def count_ids(examples: TrainingSet) -> dict[str, Tensor]:

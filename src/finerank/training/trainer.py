@@ -14,10 +14,10 @@ import torch
 from finerank.data.loader import Loader
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, evaluate
-from finerank.models.inputs import embedding_tables
 from finerank.progress import Progress, silent
 from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
+from finerank.training.optimizers import Optimizers, sparse_tables
 from finerank.training.regularization import MiniBatchL2
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Fit:
 
 
 class Trainer:
-    """Trains a model with Adam until the validation metric stops improving.
+    """Trains a model until the validation metric stops improving.
 
     Args:
         settings: epochs, batch size, learning rate, what to watch.
@@ -79,7 +79,7 @@ class Trainer:
                 the metric, having one class only.
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
-        optimizer = self._optimizer(model)
+        optimizers = Optimizers(model, self.weighting, settings)
         l2 = None
         if settings.embedding_l2 > 0:
             l2 = MiniBatchL2(model, train, strength=settings.embedding_l2)
@@ -94,9 +94,10 @@ class Trainer:
         for epoch in range(1, settings.epochs + 1):
             epoch_started = time.perf_counter()
             step = f"epoch {epoch} of {settings.epochs}"
-            losses = self._epoch(model, optimizer, l2, loader, step)
+            with sparse_tables(model):
+                losses = self._epoch(model, optimizers, l2, loader, step)
             trained_s += time.perf_counter() - epoch_started
-            if not all(weights.isfinite().all() for weights in model.state_dict().values()):
+            if not all(map(_is_finite, model.state_dict().values())):
                 raise _not_finite(f"epoch {epoch}", "weights that are not")
             metrics = evaluate(model, valid)
             value = self._watched(metrics)
@@ -105,43 +106,29 @@ class Trainer:
                     "epoch": epoch,
                     "train_loss_nats": losses,
                     "valid": metrics,
-                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "learning_rate": optimizers.learning_rate,
                     "task_weights": dict(zip(self.tasks, self.weighting.learned(), strict=True)),
                     "seconds": round(time.perf_counter() - epoch_started, 3),
                 }
             )
             if value > best_value:
                 best_value, fit.best_epoch, fit.valid = value, epoch, metrics
-                best_weights = {k: v.clone() for k, v in model.state_dict().items()}
+                if epoch < settings.epochs:  # the last ones need no copy
+                    best_weights = {k: v.clone() for k, v in model.state_dict().items()}
             elif epoch - fit.best_epoch >= settings.patience:
                 break
             else:
-                for group in optimizer.param_groups:
-                    group["lr"] *= settings.plateau_factor
-        model.load_state_dict(best_weights)
+                optimizers.slow_down(settings.plateau_factor)
+        if fit.best_epoch < len(fit.epochs):
+            model.load_state_dict(best_weights)
         fit.seconds = time.perf_counter() - started
         fit.samples_per_s = train.num_candidates * len(fit.epochs) / trained_s
         return fit
 
-    def _optimizer(self, model: nn.Module) -> torch.optim.Adam:
-        """Adam over embedding tables, dense weights, and what the tasks' weighting learns."""
-        settings = self.settings
-        tables = [table for _, table in embedding_tables(model)]
-        known = set(map(id, tables))
-        groups: list[dict[str, Any]] = [
-            {"params": tables, "weight_decay": settings.embedding_weight_decay},
-            {
-                "params": [p for p in model.parameters() if id(p) not in known],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": list(self.weighting.parameters())},
-        ]
-        return torch.optim.Adam(groups, lr=settings.learning_rate)
-
     def _epoch(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Optimizers,
         l2: MiniBatchL2 | None,
         loader: Loader,
         step: str,
@@ -153,11 +140,11 @@ class Trainer:
             for batch in loader:
                 assert batch.labels is not None
                 losses = task_losses(model(batch), batch.labels)  # (T,)
-                optimizer.zero_grad()
+                optimizers.zero_grad()
                 self.weighting(losses).backward()
                 if l2 is not None:
-                    l2.add_gradient(batch)
-                optimizer.step()
+                    l2.add_gradient()
+                optimizers.step()
                 total += losses.detach()
                 batches += 1
                 advance(len(batch.request_of_candidate), self._remark(total, batches))
@@ -188,6 +175,13 @@ class Trainer:
             )
         mean = sum(known) / len(known)
         return -mean if name == "log_loss_nats" else mean
+
+
+def _is_finite(weights: Tensor) -> bool:
+    """Whether all are; found without a copy, for tables may be large."""
+    if weights.numel() == 0:
+        return True
+    return all(bool(bound.isfinite()) for bound in weights.aminmax())
 
 
 def _not_finite(where: str, found: str) -> FinerankError:

@@ -1,0 +1,144 @@
+"""Embedding tables of one width, kept as one, so that all ids of a batch are looked up at once.
+
+Shapes: ``V`` rows of all tables, ``D`` embedding width, ``M`` ids of a batch, ``U`` different ones.
+"""
+
+from collections.abc import ItemsView, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class EmbeddingTables(nn.Module):
+    """Several embedding tables, one below the other in one parameter.
+
+    They are saved and loaded under names of their own. An id of a table is looked up as itself
+    plus `first_row` of the table.
+
+    Args:
+        sizes: table -> how many rows it has.
+        dim: the width ``D`` of all.
+        std: the standard deviation of the rows to start with, around 0.
+
+    Attributes:
+        weight: all rows ``(V, D)``.
+        first_row: table -> where it begins.
+        sparse: whether only the rows in use get a gradient, so that nothing that a training step
+            does grows with ``V``. Off, `weight` has the gradient of any parameter.
+        in_use: where sparse, the different rows ``(U,)`` that the last forward used, and their
+            vectors ``(U, D)``: a leaf, whose gradient stands in the place of that of `weight`.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], dim: int, *, std: float) -> None:
+        super().__init__()
+        ends = list(accumulate(sizes.values(), initial=0))
+        self.first_row = dict(zip(sizes, ends, strict=False))
+        self._views = dict(zip(sizes, pairwise(ends), strict=True))
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(ends[-1], dim), std=std))
+        self.sparse = False
+        self.in_use: tuple[Tensor, Tensor] | None = None
+        self._last_place = torch.empty(0, dtype=torch.int32)  # (V,), once it is needed
+
+    def __getitem__(self, table: str) -> Tensor:
+        """The rows of one table, as a view."""
+        first, end = self._views[table]
+        return self.weight[first:end]
+
+    def items(self) -> ItemsView[str, Tensor]:
+        """Each table's rows, as views."""
+        return {table: self[table] for table in self._views}.items()
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors, and the place among them of each row asked for.
+
+        Args:
+            rows: ``(M,)``, int64.
+
+        Returns:
+            The vectors of the different rows ``(U, D)`` and a place for each of ``rows`` ``(M,)``;
+            unless `sparse`, and where nothing is learned, all rows ``(V, D)`` and ``rows``.
+        """
+        if not (self.sparse and torch.is_grad_enabled()):
+            return self.weight, rows
+        different, places = self._different(rows)
+        vectors = self.weight.detach().index_select(0, different).requires_grad_()
+        self.in_use = different, vectors
+        return vectors, places
+
+    def _different(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The different rows ``(U,)``, and where among them each row is ``(M,)``.
+
+        Each row writes its place into a table of all rows; who reads their own place back is the
+        one that counts. Sorting, as `torch.unique` does, takes three times as long.
+        """
+        if len(self._last_place) != len(self.weight) or self._last_place.device != rows.device:
+            self._last_place = rows.new_empty(len(self.weight), dtype=torch.int32)
+        order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+        self._last_place[rows] = order
+        chosen = self._last_place.index_select(0, rows)
+        counts = chosen == order
+        place = counts.cumsum(0).sub_(1)
+        return rows[counts], place.index_select(0, chosen)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401, FBT001 - torch's signature
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        whole = destination.pop(f"{prefix}weight")
+        for table, (first, end) in self._views.items():
+            destination[prefix + table] = whole[first:end]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,  # noqa: ANN401 - torch's signature
+        strict: bool,  # noqa: FBT001
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        for table, rows in self.items():
+            found = state_dict.pop(prefix + table, None)
+            if found is None:
+                missing_keys.append(prefix + table)
+            elif found.shape != rows.shape:
+                shapes = f"{tuple(found.shape)}, expected {tuple(rows.shape)}"
+                error_msgs.append(f"size mismatch for {prefix}{table}: found {shapes}")
+            else:
+                with torch.no_grad():
+                    rows.copy_(found)
+        state_dict[f"{prefix}weight"] = self.weight.detach()  # what it has by now
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def gather(vectors: Tensor, places: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the vectors at each of several lists of places ``(M_i, D)``.
+
+    The gradient is summed in one tensor, over all lists.
+
+    Args:
+        vectors: ``(U, D)``.
+        places: ``(M_i,)`` each, int64.
+    """
+    gathered: tuple[Tensor, ...] = _Gather.apply(vectors, *places)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, *places: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        ctx.save_for_backward(*places)
+        ctx.rows = len(vectors)
+        return tuple(vectors.index_select(0, each) for each in places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        total = gradients[0].new_zeros(ctx.rows, gradients[0].shape[1])
+        for places, gradient in zip(ctx.saved_tensors, gradients, strict=True):
+            total.index_add_(0, places, gradient)
+        return total, *(None for _ in gradients)

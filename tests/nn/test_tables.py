@@ -1,0 +1,90 @@
+"""Tables kept as one: found by name, looked up at once, saved apart."""
+
+import pytest
+import torch
+
+from finerank.nn.tables import EmbeddingTables, gather
+
+SIZES = {"user": 3, "item": 4, "tag": 2}
+ROWS = torch.tensor([8, 3, 3, 0, 8, 5])
+
+
+@pytest.fixture
+def tables():
+    return EmbeddingTables(SIZES, 2, std=1.0)
+
+
+def test_each_table_is_a_part_of_one(tables):
+    assert tables.first_row == {"user": 0, "item": 3, "tag": 7}
+    assert torch.equal(tables["item"], tables.weight[3:7])
+    assert {name: tuple(rows.shape) for name, rows in tables.items()} == {
+        "user": (3, 2),
+        "item": (4, 2),
+        "tag": (2, 2),
+    }
+    with torch.no_grad():
+        tables["tag"].fill_(7.0)
+    assert (tables.weight == 7.0).all(dim=1).tolist() == [False] * 7 + [True] * 2
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_looks_up_the_rows_that_are_asked_for(tables, sparse):
+    tables.sparse = sparse
+    for rows in (ROWS, ROWS.flip(0), ROWS[:0]):
+        vectors, places = tables(rows)
+        assert torch.equal(vectors[places], tables.weight[rows])
+        assert len(vectors) == (len(rows.unique()) if sparse else 9)
+
+
+def test_a_row_in_use_stands_once_and_has_the_gradient_of_all_its_uses(tables):
+    tables.sparse = True
+    upstream = torch.randn(6, 2)
+    vectors, places = tables(ROWS)
+    (vectors[places] * upstream).sum().backward()
+    assert tables.weight.grad is None
+    rows, leaf = tables.in_use
+    assert sorted(rows.tolist()) == [0, 3, 5, 8]
+    for row, gradient in zip(rows.tolist(), leaf.grad, strict=True):
+        torch.testing.assert_close(gradient, upstream[row == ROWS].sum(dim=0))
+
+
+def test_scoring_leaves_no_trace(tables):
+    tables.sparse = True
+    with torch.no_grad():
+        vectors, places = tables(ROWS)
+    assert vectors is tables.weight
+    assert torch.equal(places, ROWS)
+    assert tables.in_use is None
+
+
+def test_gathers_several_lists_with_one_gradient():
+    vectors = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    places = (torch.tensor([4, 0, 4]), torch.tensor([], dtype=torch.int64), torch.tensor([0, 1]))
+    for found, each in zip(gather(vectors, places), places, strict=True):
+        assert torch.equal(found, vectors[each])
+    assert torch.autograd.gradcheck(lambda v: gather(v, places), vectors)
+
+
+def test_tables_are_saved_apart_under_their_names(tables):
+    state = tables.state_dict(prefix="model.")
+    assert list(state) == ["model.user", "model.item", "model.tag"]
+    assert all(torch.equal(state[f"model.{name}"], rows) for name, rows in tables.items())
+    other = EmbeddingTables(SIZES, 2, std=1.0)
+    other.load_state_dict(tables.state_dict())
+    assert torch.equal(other.weight, tables.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"item": None}, 'Missing key.*"item"'),
+        ({"item": torch.zeros(5, 2)}, r"item: found \(5, 2\), expected \(4, 2\)"),
+        ({"price": torch.zeros(2)}, 'Unexpected key.*"price"'),
+    ],
+)
+def test_says_which_table_does_not_fit(tables, change, message):
+    state = {
+        name: rows for name, rows in (tables.state_dict() | change).items() if rows is not None
+    }
+    with pytest.raises(RuntimeError, match=message):
+        tables.load_state_dict(state)

@@ -1,0 +1,87 @@
+"""Optimisers of rows against their definitions, a row and a step at a time in plain Python."""
+
+from math import sqrt
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finerank.nn.tables import EmbeddingTables
+from finerank.training.row_optimizers import LazyAdam, RowwiseAdagrad
+
+SIZE, DIM, RATE = 6, 3, 0.1
+USES = st.lists(st.lists(st.integers(0, SIZE - 1), max_size=8), min_size=1, max_size=6)
+
+
+def lazy_adam(rows, uses, gradient):
+    """Algorithm 1 of the paper for each row in use; k counts all steps."""
+    mean, square = [[[0.0] * DIM for _ in range(SIZE)] for _ in range(2)]
+    for k, used in enumerate(uses, start=1):
+        for row in set(used):
+            for d, g in enumerate(gradient(rows[row], used.count(row))):
+                mean[row][d] = 0.9 * mean[row][d] + 0.1 * g
+                square[row][d] = 0.999 * square[row][d] + 0.001 * g * g
+                m, v = mean[row][d] / (1 - 0.9**k), square[row][d] / (1 - 0.999**k)
+                rows[row][d] -= RATE * m / (sqrt(v) + 1e-8)
+    return rows
+
+
+def rowwise_adagrad(rows, uses, gradient):
+    sums = [0.0] * SIZE
+    for used in uses:
+        for row in set(used):
+            of_row = gradient(rows[row], used.count(row))
+            sums[row] += sum(g * g for g in of_row) / DIM
+            for d, g in enumerate(of_row):
+                rows[row][d] -= RATE * g / (sqrt(sums[row]) + 1e-8)
+    return rows
+
+
+def gradient(row, times):
+    """Of the loss: half the square of what each use of a row looks up, plus its first value."""
+    return [times * (value + (d == 0)) for d, value in enumerate(row)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference"), [(LazyAdam, lazy_adam), (RowwiseAdagrad, rowwise_adagrad)]
+)
+@given(uses=USES)
+def test_equals_its_definition(kind, reference, uses):
+    torch.manual_seed(0)
+    tables = EmbeddingTables({"one": 2, "other": SIZE - 2}, DIM, std=1.0).double()
+    tables.sparse = True
+    expected = torch.tensor(reference(tables.weight.tolist(), uses, gradient), dtype=torch.float64)
+    optimizer = kind([tables], learning_rate=RATE)
+    for used in uses:
+        vectors, places = tables(torch.tensor(used, dtype=torch.int64))
+        looked_up = vectors[places]
+        (looked_up.square().sum() / 2 + looked_up[:, 0].sum()).backward()
+        optimizer.step()
+    torch.testing.assert_close(tables.weight.detach(), expected, rtol=0, atol=1e-12)
+
+
+def test_lazy_adam_is_adam_where_every_step_uses_every_row():
+    tables = EmbeddingTables({"all": SIZE}, DIM, std=1.0).double()
+    dense = torch.nn.Parameter(tables.weight.detach().clone())
+    tables.sparse = True
+    lazy, adam = LazyAdam([tables], learning_rate=RATE), torch.optim.Adam([dense], lr=RATE)
+    for _ in range(5):
+        vectors, places = tables(torch.randperm(SIZE))
+        vectors[places].cos().sum().backward()
+        dense.grad = -dense.detach().sin()
+        lazy.step()
+        adam.step()
+    torch.testing.assert_close(tables.weight, dense, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [LazyAdam, RowwiseAdagrad])
+def test_rows_that_are_not_used_stay_bit_by_bit(kind):
+    tables = EmbeddingTables({"all": SIZE}, DIM, std=1.0)
+    tables.sparse, before = True, tables.weight.detach().clone()
+    optimizer = kind([tables], learning_rate=RATE)
+    for used in ([1, 1, 4], [4, 2]):
+        tables(torch.tensor(used))[0].square().sum().backward()
+        optimizer.step()
+    moved = (tables.weight != before).any(dim=1)
+    assert moved.tolist() == [False, True, True, False, True, False]

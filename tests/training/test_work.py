@@ -1,0 +1,148 @@
+"""What a training step does, counted: no clock, so that a change that doubles it shows anywhere."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from finerank.data.batch import Batch, Steps
+from finerank.data.schema import Feature, History, Schema
+from finerank.models.registry import build
+from finerank.settings import ModelSettings, TrainingSettings
+from finerank.training.loss import WeightedSum, task_losses
+from finerank.training.optimizers import Optimizers, sparse_tables
+
+REQUESTS, CANDIDATES, STEPS, COLUMNS = 64, 3, 9, 12
+
+
+PRODUCTS = {  # of matrices, and which argument's last dimension is summed over
+    torch.ops.aten.mm: 0,
+    torch.ops.aten.bmm: 0,
+    torch.ops.aten.addmm: 1,
+    torch.ops.aten.addmm_: 1,
+    torch.ops.aten.baddbmm: 1,
+}
+
+
+class Work(NamedTuple):
+    """Of one step: operations, MB that they write, MFLOP of matrix products, rows updated."""
+
+    operations: int
+    written_mb: float
+    mega_flops: float
+    rows: int
+
+
+class Counter(TorchDispatchMode):
+    """Counts the operations that write, and what they write."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.written, self.rows, self.flops = 0, 0, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.is_view or func.overloadpacket is torch.ops.aten.detach:
+            return result
+        self.operations += 1
+        if func.overloadpacket in PRODUCTS:
+            self.flops += 2 * result.numel() * args[PRODUCTS[func.overloadpacket]].shape[-1]
+        if func.overloadpacket is torch.ops.aten.index_copy_:  # a part of a table and its moments
+            self.rows += args[2].numel()
+            self.written += args[3].nbytes
+        elif func.overloadpacket is torch.ops.aten.index_put_:  # a part of a table of places
+            self.written += args[2].nbytes
+        else:
+            outputs = result if isinstance(result, tuple | list) else [result]
+            self.written += sum(each.nbytes for each in outputs if isinstance(each, torch.Tensor))
+        return result
+
+
+def schema(name: str, size: int) -> Schema:
+    """Of a shop with histories, or of a flat table; id spaces of ``size`` rows."""
+    if name == "din":
+        features = (
+            Feature("user", "user", "id", "log", "user", size, "user"),
+            Feature("item", "item", "id", "log", "item", size, "item"),
+        )
+        return Schema(features, (History("clicked", ("item",), max_length=STEPS),), ("click",))
+    features = [
+        Feature(f"c{i}", "context", "id", "log", f"c{i}", size, f"c{i}") for i in range(COLUMNS)
+    ]
+    numbers = [Feature(f"n{i}", "context", "number", "log", f"n{i}", 1) for i in range(3)]
+    return Schema((*features, *numbers), (), ("click",) if name == "dcn" else ("click", "order"))
+
+
+def batch(schema: Schema) -> Batch:
+    """The same ids, whatever the size of their spaces."""
+    random = torch.Generator().manual_seed(0)
+
+    def column(feature, rows):
+        if feature.type == "number":
+            return torch.randn(rows, generator=random)
+        return torch.randint(0, 100, (rows,), generator=random, dtype=torch.int32)
+
+    count = REQUESTS * (CANDIDATES if schema.histories else 1)
+    steps = torch.arange(0, REQUESTS * STEPS + 1, STEPS)
+    return Batch(
+        request={f.name: column(f, REQUESTS) for f in schema.request_features},
+        candidate={f.name: column(f, count) for f in schema.candidate_features},
+        histories={
+            h.name: Steps({"item": column(schema.feature("item"), REQUESTS * STEPS)}, steps)
+            for h in schema.histories
+        },
+        request_of_candidate=torch.arange(REQUESTS).repeat_interleave(count // REQUESTS),
+        labels=torch.ones(count, len(schema.tasks)),
+        user=torch.zeros(REQUESTS, dtype=torch.int32),
+    )
+
+
+OPTIONS = {
+    "din": {"embedding_dim": 8, "hidden_units": [16], "attention_hidden_units": [16, 8]},
+    "dcn": {"embedding_dim": 8, "hidden_units": [16], "num_cross_layers": 3},
+    "mmoe": {"embedding_dim": 8, "num_experts": 4, "expert_units": [16], "tower_units": [8]},
+}
+
+
+def work_of(name: str, size: int) -> Work:
+    """Of a step that is not the first."""
+    made = schema(name, size)
+    model, each = build(made, ModelSettings(name=name, **OPTIONS[name])), batch(made)
+    weighting = WeightedSum([1.0] * len(made.tasks))
+    optimizers = Optimizers(model, weighting, TrainingSettings())
+
+    def step():
+        loss = weighting(task_losses(model(each), each.labels))
+        optimizers.zero_grad()
+        loss.backward()
+        optimizers.step()
+
+    model.train()
+    with sparse_tables(model):
+        step()
+        with Counter() as counter:
+            step()
+        rows = len(model.inputs.tables.in_use[0])
+    assert counter.rows == 3 * rows  # the vectors and both moments, each row once
+    return Work(counter.operations, counter.written / 1e6, counter.flops / 1e6, rows)
+
+
+# Measured. A step may do a tenth more before somebody has to look.
+EXPECTED = {
+    "din": Work(206, 3.84, 3.69, 144),
+    "dcn": Work(128, 0.734, 0.79, 553),
+    "mmoe": Work(105, 0.713, 2.97, 553),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_step_does_no_more_than_it_did(name):
+    found, expected = work_of(name, size=100), EXPECTED[name]
+    for what, much, most in zip(Work._fields, found, expected, strict=True):
+        assert 0.8 * most <= much <= 1.1 * most, f"{what}: {found}"
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_step_does_the_same_however_large_the_tables(name):
+    assert work_of(name, size=100) == work_of(name, size=10_000)
