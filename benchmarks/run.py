@@ -4,7 +4,7 @@ python benchmarks/run.py benchmarks/movielens-100k --data DIR [--seeds 0 1 2] [-
 
 DIR holds the raw files that the benchmark's page names. Runs that are there already are not
 repeated, so a benchmark that was stopped goes on where it was. A benchmark's folder has recipes and
-a ``benchmark.yaml``: title, about, findings, seeds, and variants, each with what it changes (recipe,
+a ``benchmark.yaml``: title, about, findings, seeds, variants, each with what it changes (recipe,
 model, set, tasks) and what is published of it. ``before`` is a script that makes the data from DIR.
 """
 
