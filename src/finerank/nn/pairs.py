@@ -94,7 +94,7 @@ class _Part(NamedTuple):
 
 def _parts(offsets: Tensor, num_pairs: int, width: int) -> Iterator[_Part]:
     """Cut the candidates where their pairs' vectors of this width fill a part of the cache."""
-    size = max(1, _PART // width)
+    size = max(1, _PART // max(1, width))
     cuts = torch.arange(size, max(num_pairs, size), size, device=offsets.device)
     cuts = torch.searchsorted(offsets, cuts).clamp(max=offsets.shape[0] - 1)
     candidates = [0, *cuts.tolist(), offsets.shape[0] - 1]
