@@ -12,7 +12,7 @@ from finerank.errors import FinerankError
 from finerank.recipe import Recipe
 
 SIGNATURES = {
-    "prepare": ["recipe", "out", "*memory", "*progress"],
+    "prepare": ["recipe", "out", "*memory", "*engine", "*spark_master", "*progress"],
     "train": ["source", "out", "*model", "*overrides", "*progress"],
     "check": ["folder", "*sample", "*seed", "*progress"],
     "evaluate": ["run", "*split", "*data", "*progress"],

@@ -19,7 +19,7 @@ from finerank.run import train
 
 COMMANDS = {
     "recipe": {"log", "--users", "--items", "--for"},
-    "prepare": {"recipe", "--out", "--set", "--memory"},
+    "prepare": {"recipe", "--out", "--set", "--memory", "--engine", "--spark-master"},
     "check": {"folder", "--sample", "--seed", "--json"},
     "train": {"source", "--out", "--model", "--set"},
     "evaluate": {"run", "--split", "--data", "--json"},

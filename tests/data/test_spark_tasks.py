@@ -15,8 +15,8 @@ from finerank.settings import FileSettings
 TEXTS = {
     "types that differ": {
         "a.csv": "x,y,when\n1.50,1,2024-01-02 01:02:03\n2,1,2024-01-02 01:02:03.5\n",
-        "b.csv": "y;x;more\n1.5;hi;01\n;;2\n",
-        "c.csv": 'when,x\n2024-01-13,"a, ""b"""\n2024-01-14,\n',
+        "b.csv": "y;x;when\n1.5;hi;\n;;2024-01-03\n",
+        "c.csv": 'when,y,x\n2024-01-13,,"a, ""b"""\n2024-01-14,2,\n',
     },
     "dates as they are written": {
         "a.csv": "x,when\n1,13/01/2024\n2,14/01/2024\n",
@@ -35,8 +35,8 @@ def read_in_tasks(engine, table, sources):
     raws = {}
     for name, source in sources.items():
         types = engine.con.execute(f'DESCRIBE SELECT * FROM "{name}"').fetchall()
-        schema = pa.ipc.open_file(source.files[0]).schema if source.kind == "arrow" else None
-        raws[name] = Raw(*source, {column: kind for column, kind, *_ in types}, schema)
+        described = {column: kind for column, kind, *_ in types}
+        raws[name] = Raw(source.kind, source.files, source.options, described, source.schema)
     query = engine.compile(table)
     schema = engine.con.execute(query).fetch_record_batch().schema
     files = sum(len(source.files) for source in sources.values())
@@ -53,7 +53,7 @@ def test_text(tmp_path, texts):
     for name, text in TEXTS[texts].items():
         (tmp_path / name).write_text(text)
     engine, sources = ibis.duckdb.connect(), {}
-    table = open_table(engine, str(tmp_path), "log.path", None, sources)
+    table = open_table(engine, str(tmp_path), "log.path", sources=sources)
     expected, found = table.to_pyarrow(), read_in_tasks(engine, table, sources)
     assert in_order(found) == in_order(expected)
     assert len(in_order(found)) == sum(
@@ -66,7 +66,7 @@ def test_text_without_names(tmp_path):
     (tmp_path / "b.dat").write_bytes(b"3::c\n")
     settings = FileSettings(columns=["n", "text"], separator="::", encoding="latin-1")
     engine, sources = ibis.duckdb.connect(), {}
-    table = open_table(engine, str(tmp_path), "log.path", settings, sources)
+    table = open_table(engine, str(tmp_path), "log.path", settings, sources=sources)
     found = read_in_tasks(engine, table, sources)
     assert sorted(found.to_pylist(), key=str) == [
         *({"n": 1, "text": "é"}, {"n": 2, "text": "b"}, {"n": 3, "text": "c"})
@@ -88,7 +88,7 @@ def test_columns(tmp_path, kind):
         else:
             pa.feather.write_feather(table, tmp_path / f"{name}.arrow", compression="uncompressed")
     engine, sources = ibis.duckdb.connect(), {}
-    table = open_table(engine, str(tmp_path), "log.path", None, sources)
+    table = open_table(engine, str(tmp_path), "log.path", sources=sources)
     table = table.mutate(y=table.x.cast("string"))
     found = read_in_tasks(engine, table, sources)
     assert sorted(found["y"].to_pylist(), key=str) == ["1", str(2**64 - 1), None]
@@ -101,7 +101,7 @@ def test_tables_of_one_query(tmp_path):
     parts = []
     for name, rows in (("a", [1, 2]), ("b", [3])):
         pq.write_table(pa.table({"x": rows}), tmp_path / f"{name}.parquet")
-        table = open_table(engine, str(tmp_path / f"{name}.parquet"), "log.path", None, sources)
+        table = open_table(engine, str(tmp_path / f"{name}.parquet"), "log.path", sources=sources)
         parts.append(table.mutate(part=ibis.literal(name)))
     found = read_in_tasks(engine, ibis.union(*parts), sources)
     assert sorted(map(tuple, (row.values() for row in found.to_pylist()))) == [

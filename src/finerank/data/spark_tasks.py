@@ -99,26 +99,15 @@ def _open(engine: duckdb.DuckDBPyConnection, name: str, raw: Raw, file: str | No
     elif raw.kind == "json":
         relation = f"read_json([{_text(file)}], columns = {_struct(raw.types)})"
     elif raw.kind == "csv":
-        relation = _csv(engine, raw, file)
+        options = "".join(f", {name} = {_value(value)}" for name, value in raw.options.items())
+        columns, types = ", ".join(map(_quoted, raw.types)), _struct(raw.types)
+        relation = f"(SELECT {columns} FROM read_csv([{_text(file)}]{options}, types = {types}))"  # noqa: S608
     else:
         columns = ", ".join(
             f"{_quoted(c)}::{kind} AS {_quoted(c)}" for c, kind in raw.types.items()
         )
         relation = f"(SELECT {columns} FROM read_parquet([{_text(file)}]))"  # noqa: S608
     engine.execute(f"CREATE TEMP VIEW {_quoted(name)} AS SELECT * FROM {relation}")  # noqa: S608
-
-
-def _csv(engine: duckdb.DuckDBPyConnection, raw: Raw, file: str) -> str:
-    """A text file, read as it is among the others: each with its own columns, of the same types."""
-    options = "".join(f", {name} = {_value(value)}" for name, value in raw.options.items())
-    query = f"DESCRIBE SELECT * FROM read_csv([{_text(file)}]{options})"  # noqa: S608
-    own = [column for column, *_ in engine.execute(query).fetchall()]
-    types = _struct({c: kind for c, kind in raw.types.items() if c in own})
-    columns = ", ".join(
-        f"{_quoted(c) if c in own else f'NULL::{kind}'} AS {_quoted(c)}"
-        for c, kind in raw.types.items()
-    )
-    return f"(SELECT {columns} FROM read_csv([{_text(file)}]{options}, types = {types}))"  # noqa: S608
 
 
 def _struct(types: dict[str, str]) -> str:
