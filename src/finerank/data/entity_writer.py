@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import ibis
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from finerank.data.entities import Entities
 from finerank.data.rows import RowEncoder, as_id
-from finerank.data.storage import ColumnWriter, write_columns
-from finerank.data.vocabulary import Vocabulary
+from finerank.data.storage import ColumnWriter, read_batch, write_columns
+from finerank.data.vocabulary import UNKNOWN, Vocabulary, canonical
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
@@ -30,13 +32,17 @@ def write_entities(
     schema: Schema,
     encodings: dict[str, Encoding],
     folder: Path,
+    earlier: Path | None = None,
 ) -> Entities:
     """Write all users or items of the log and of their table, encoded; and open what is written.
 
     Args:
         rows: the log's.
         home: ``users`` or ``items``, the name of what is written below the folder.
+        earlier: a prepared data set whose users or items keep their rows, the new ones behind
+            them; of one that the table doesn't list, the features stay as they are there.
     """
+    old = None if earlier is None else Entities.load(earlier / home)
     side = home[:-1]
     keys = rows.select(key=rows[side]).distinct()
     columns: dict[str, ibis.Value] = {}
@@ -56,10 +62,14 @@ def write_entities(
             columns["title"] = table[settings.title].cast("string")
         table = table.select(key=key, **columns).filter(ibis._.key.notnull())
         keys = keys.union(table.select("key"), distinct=True)
-        joined = keys.left_join(table, "key").select(keys.key, *columns)
-    else:
-        joined = keys
-    ordered = joined.order_by("key").to_pyarrow()
+    if old is not None:
+        keys = _behind(old, keys)
+    place = "key" if old is None else "place"
+    joined = keys
+    if home in tables.entities:
+        table = table.mutate(listed=ibis.literal(value=True))
+        joined = keys.left_join(table, "key").select(keys, *columns, "listed")
+    ordered = joined.order_by(place).to_pyarrow()
     vocabulary = Vocabulary(ordered["key"].combine_chunks())
     with_id = _with_id(features, tables, home)
     for feature in with_id:  # an id that the table doesn't list is still itself
@@ -68,23 +78,50 @@ def write_entities(
     index = {"key": vocabulary.values}
     if title is not None:
         index["title"] = ordered["title"].combine_chunks()
+    kept = np.zeros(0, dtype=np.int64)  # rows of `ordered` that stay as they are
+    if old is not None and home in tables.entities:
+        unlisted = ordered["listed"].is_null().to_numpy()
+        kept = np.flatnonzero(unlisted[: len(old.keys) - 1])
+        if title is not None and old.titles is not None:
+            before = pa.concat_arrays([old.titles, pa.nulls(len(ordered), old.titles.type)])
+            index["title"] = pc.coalesce(index["title"], before.slice(0, len(ordered)))
     write_columns(folder / home / "keys.arrow", pa.record_batch(index))
     if features:
-        _write_features(ordered, folder / home / "features.arrow", features, encodings)
+        encoder = RowEncoder(encodings, users=None, items=None)
+        unknown = pa.table(
+            {name: pa.nulls(1, ordered.schema.field(name).type) for name in ordered.schema.names}
+        )
+        first, others = (
+            {f.name: encoder.encode_feature(f.name, piece) for f in features}
+            for piece in (unknown, ordered)
+        )
+        if len(kept):
+            assert earlier is not None
+            before = read_batch(earlier / home / "features.arrow")
+            for feature in features:
+                if feature not in with_id:
+                    others[feature.name] = _kept(others[feature.name], before, feature.name, kept)
+        types = pa.schema([(f.name, encodings[f.name].type) for f in features])
+        with ColumnWriter(folder / home / "features.arrow", types) as writer:
+            writer.append(first)
+            writer.append(others)
     return Entities.load(folder / home)
 
 
-def _write_features(
-    rows: pa.Table, path: Path, features: list[Feature], encodings: dict[str, Encoding]
-) -> None:
-    encoder = RowEncoder(encodings, users=None, items=None)
-    schema = pa.schema([(f.name, encodings[f.name].type) for f in features])
-    unknown = pa.table(
-        {name: pa.nulls(1, rows.schema.field(name).type) for name in rows.schema.names}
-    )
-    with ColumnWriter(path, schema) as writer:
-        for piece in (unknown, rows):
-            writer.append({f.name: encoder.encode_feature(f.name, piece) for f in features})
+def _behind(old: Entities, keys: ibis.Table) -> ibis.Table:
+    """The keys of the earlier users or items in their order, the new ones in order behind them."""
+    found = keys.filter(keys.key.notnull()).order_by("key").to_pyarrow()["key"].combine_chunks()
+    found = canonical(found)
+    new = found.filter(pa.array(old.keys.encode(found) == UNKNOWN))
+    joined = pa.concat_arrays([old.keys.values, new])
+    return ibis.memtable(pa.table({"key": joined, "place": np.arange(len(joined))}))
+
+
+def _kept(encoded: pa.Array, before: pa.RecordBatch, name: str, rows: np.ndarray) -> pa.Array:
+    """Encoded values, but in the given rows those of before, which has an unknown row first."""
+    places = np.arange(len(encoded))
+    places[rows] = len(encoded) + 1 + rows
+    return pa.concat_arrays([encoded, before.column(name)]).take(pa.array(places))
 
 
 def check_keys(rows: ibis.Table, tables: RawTables, home: Home) -> None:

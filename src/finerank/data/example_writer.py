@@ -28,6 +28,9 @@ class ExampleWriter:
 
     Pieces of events come in order of user and time; pieces of examples too, split after split.
 
+    Args:
+        stores: the events of the histories, where they are written already.
+
     Attributes:
         events: how many events each history has, or steps where its lists are ready-made.
         requests: how many requests each split has.
@@ -42,12 +45,13 @@ class ExampleWriter:
         *,
         lists: ListWriter,
         negatives: Negatives | None = None,
+        stores: dict[str, EventStore] | None = None,
     ) -> None:
         self.folder, self.schema, self.encoder, self.entities = folder, schema, encoder, entities
         self.lists, self.negatives = lists, negatives
         self.events: dict[str, int] = {}
         self.requests: dict[str, int] = {}
-        self._stores: dict[str, EventStore] = {}
+        self._stores = {} if stores is None else stores
         self._stack = contextlib.ExitStack()
         self._events: ColumnWriter | None = None
         self._requests: ColumnWriter | None = None
@@ -109,9 +113,7 @@ class ExampleWriter:
         candidates, places = rows, np.arange(len(rows))
         if self.negatives is not None:
             candidates, labels, places = self.negatives.between(split, rows, labels)
-        request["first_candidate"] = pa.array(
-            places[starts] + (self._candidates.rows if self._candidates else 0)
-        )
+        request["first_candidate"] = pa.array(places[starts])
         if rows.user is not None:
             request["user"] = pa.array(rows.user[starts])
         if rows.time is not None:
@@ -132,6 +134,23 @@ class ExampleWriter:
             candidate["item"] = pa.array(candidates.item)
         for task, each in labels.items():
             candidate[f"label.{task}"] = pa.array(each, from_pandas=False)
+        self._previous = rows.take(np.array([len(rows) - 1]))
+        self.add_encoded(split, request, candidate, candidates)
+
+    def add_encoded(
+        self,
+        split: str,
+        request: dict[str, pa.Array],
+        candidate: dict[str, pa.Array],
+        rows: EncodedRows,
+    ) -> None:
+        """Add examples that are encoded already.
+
+        Args:
+            request: as in the file, but ``first_candidate`` counts from the first of the piece.
+            candidate: as in the file.
+            rows: the candidates, with the features that their own rows or requests hold.
+        """
         if self._requests is None or self._candidates is None:
             self._requests, self._candidates = (
                 self._stack.enter_context(
@@ -140,11 +159,11 @@ class ExampleWriter:
                 for kind, columns in (("requests", request), ("candidates", candidate))
             )
             self._counts[split] = _Counts()
-        self._requests.append(request)
+        first = request["first_candidate"].to_numpy() + self._candidates.rows
+        self._requests.append({**request, "first_candidate": pa.array(first)})
         self._candidates.append(candidate)
-        self._previous = rows.take(np.array([len(rows) - 1]))
         self.requests[split] = self._requests.rows
-        self._count(split, candidates, candidate)
+        self._count(split, rows, candidate)
 
     def close(self) -> None:
         """Close what is open; needed where something failed in between."""
