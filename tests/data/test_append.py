@@ -107,3 +107,37 @@ def test_rows_that_are_in_already_are_refused(workshop):
     with pytest.raises(FinerankError, match=r"rows after the last time .* found 1 at or before"):
         append(old.folder, log=late, out=workshop.folder / "new")
     assert not (workshop.folder / "new").exists()
+
+
+def test_a_grown_model_scores_as_the_old_one_did(workshop):
+    import torch  # noqa: PLC0415
+
+    import finerank  # noqa: PLC0415
+    from finerank.evaluation.evaluator import score  # noqa: PLC0415
+    from finerank.models.registry import build  # noqa: PLC0415
+    from finerank.training.warm_start import start_from  # noqa: PLC0415
+
+    settings = {**RECIPE, "model": {"name": "din", "embedding_dim": 4, "hidden_units": [8]}}
+    settings["training"] = {"epochs": 1, "batch_size": 32, "metric": "log_loss_nats"}
+    old = workshop.prepare(settings, log=log(0, 0, [5, 6, 9], range(6)), items=ITEMS)
+    run = finerank.train(old.folder, workshop.folder / "run")
+    day = workshop.write("day", log(1, 100, [2, 5, 7], range(3, 12)))
+    new = Dataset(append(old.folder, log=day, out=workshop.folder / "new").folder)
+    bundle = finerank.load(run.folder).bundle
+    grown_model = build(new.schema, bundle.recipe.model)
+    start_from(grown_model, bundle.model, "run")
+    before = [score(bundle.model, old.split(split)) for split in SPLITS]
+    after = score(grown_model, new.split("train"))
+    joined = np.concatenate(before)
+    np.testing.assert_array_equal(after[: len(joined)], joined)
+    assert len(after) - len(joined) == new.training_set(seed=0, only_new=True).num_candidates
+    fresh = score(grown_model, new.split("train").since(new.manifest["appended"][0]["first_new_train_request"]))
+    np.testing.assert_array_equal(after[len(joined) :], fresh)
+
+    went_on = finerank.train(new.folder, workshop.folder / "next", start=run.folder, only_new=True)
+    assert went_on.metrics["model"] == "din"
+    with pytest.raises(FinerankError, match="another meaning of uid"):
+        finerank.train(old.folder, workshop.folder / "back", start=went_on.folder)
+    with pytest.raises(FinerankError, match="a data set with appended rows"):
+        finerank.train(old.folder, workshop.folder / "back", only_new=True)
+    assert torch.get_num_threads() == 1
