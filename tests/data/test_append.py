@@ -61,8 +61,12 @@ def masked(requests, dataset, *, users=True):
     for r in requests:
         liked, seen = r["histories"]["liked"], r["histories"]["seen"]
         # rows of one time come in the order of items, then of the rest: compared as sets
-        steps = sorted(zip(liked["raw_time"], liked["raw_item"], map(repr, liked["words"])))
-        kinds = sorted(zip(seen["raw_time"], (str(of("kind", k)) for k in seen["kind"])))
+        steps = sorted(
+            zip(liked["raw_time"], liked["raw_item"], map(repr, liked["words"]), strict=True)
+        )
+        kinds = sorted(
+            zip(seen["raw_time"], (str(of("kind", k)) for k in seen["kind"]), strict=True)
+        )
         for c in r["candidates"]:
             own = (r["user"], r["time"], of("uid", r["request"]["uid"]), r["request"]["device"])
             mine = (c["item"], of("iid", c["iid"]), of("kind", c["kind"]), c["labels"])
