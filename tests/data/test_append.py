@@ -135,7 +135,10 @@ def test_a_grown_model_scores_as_the_old_one_did(workshop):
     joined = np.concatenate(before)
     np.testing.assert_array_equal(after[: len(joined)], joined)
     assert len(after) - len(joined) == new.training_set(seed=0, only_new=True).num_candidates
-    fresh = score(grown_model, new.split("train").since(new.manifest["appended"][0]["first_new_train_request"]))
+    fresh = score(
+        grown_model,
+        new.split("train").since(new.manifest["appended"][0]["first_new_train_request"]),
+    )
     np.testing.assert_array_equal(after[len(joined) :], fresh)
 
     went_on = finerank.train(new.folder, workshop.folder / "next", start=run.folder, only_new=True)

@@ -14,16 +14,26 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.dataset import Dataset
+from finerank.data.doubts import doubts_of_labels, doubts_of_tables, doubts_of_times
 from finerank.data.encoding import save_encodings
 from finerank.data.engine import open_engine
 from finerank.data.entity_writer import check_keys, write_entities
 from finerank.data.events import EventStore, as_times
 from finerank.data.example_writer import ExampleWriter
 from finerank.data.fitting import Fitting
-from finerank.data.grown import earlier_examples, grown_encodings, merge_events
+from finerank.data.grown import (
+    EncodedExamples,
+    earlier_examples,
+    grown_encodings,
+    merge_events,
+)
+from finerank.data.grown_negatives import grown_negatives
+from finerank.data.list_writer import ListWriter
 from finerank.data.manifest import FORMAT, MANIFEST, read_manifest
 from finerank.data.prepare import Prepared, in_order, write_manifest
+from finerank.data.repeats import Repeats
 from finerank.data.rows import RowEncoder
+from finerank.data.sampling import NegativeSampler
 from finerank.data.storage import read_batch
 from finerank.data.tables import RawTables, find_files
 from finerank.data.usable import rows_to_fit_on, usable_rows
@@ -34,7 +44,7 @@ from finerank.recipe import Recipe
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from finerank.data.schema import Schema
     from finerank.data.usable import Usable
@@ -94,7 +104,9 @@ def _recipe_of_new_rows(
         raise FinerankError("log", expected="files with new rows", found="none")
     for found in (
         "tasks with event, whose old labels the new rows may change" * recipe.has_event_tasks,
-        "sampled or thinned negatives" * (recipe.negatives is not None),
+        "negatives.keep, whose share of old rows can't be taken again"
+        * (recipe.negatives is not None and recipe.negatives.keep is not None),
+        "histories.*.lists" * bool(recipe.list_histories),
         "a log without time" * (recipe.log.time is None),
     ):
         if found:
@@ -172,11 +184,29 @@ class _Appending:
             items=entities["items"].keys if "items" in entities else None,
         )
         stores, shifts = self._events(rows, schema, encoder, entities)
+        sampler = negatives = None
+        if recipe.samples_negatives:
+            with self.progress("counting items to sample from", None):
+                sampler = NegativeSampler.load(old.folder / "negatives")
+                negatives = grown_negatives(
+                    old.folder, sampler, rows, recipe, schema, encoder, entities["items"]
+                )
+                negatives.sampler.save(self.folder / "negatives")
         total = sum(usable.sizes.values())
         with contextlib.closing(
-            ExampleWriter(self.folder, schema, encoder, entities, stores=stores)
+            ExampleWriter(
+                self.folder,
+                schema,
+                encoder,
+                entities,
+                lists=ListWriter(self.folder, recipe, encoder),
+                negatives=negatives,
+                stores=stores,
+            )
         ) as writer:
-            first_new = self._examples(writer, rows, schema, encoder, shifts, total)
+            repeats = Repeats()
+            pieces = self._earlier(schema, encoder, shifts, sampler)
+            first_new = self._examples(writer, pieces, rows, repeats, total)
         before = old.manifest["report"]
         sizes = dict(usable.sizes)
         sizes["train"] += sum(before["rows"].values())
@@ -189,6 +219,7 @@ class _Appending:
             "rows_in": before["rows_in"] + total + sum(usable.dropped.values()),
             "rows_dropped": dropped,
             "rows": sizes,
+            "rows_repeated": before["rows_repeated"] + repeats.count,
             "requests": writer.requests,
             "events": {name: len(store.time) for name, store in stores.items()},
             "users": len(entities["users"].keys) - 1 if "users" in entities else 0,
@@ -196,7 +227,15 @@ class _Appending:
             "vocabulary": {f.name: f.size - 1 for f in schema.features if f.space},
             "unknown_rate": writer.unknown_rates(),
             "label_rate": writer.label_rates(),
+            "warnings": [
+                *doubts_of_times(rows),
+                *doubts_of_tables(rows, self.tables),
+                *doubts_of_labels(writer.label_rates()),
+            ],
         }
+        if negatives is not None:
+            report["negatives"] = negatives.drawn
+            report["negatives_lacking"] = negatives.lacking
         return self._manifest(schema, report, usable, first_new)
 
     def _manifest(
@@ -306,7 +345,15 @@ class _Appending:
             new = Path(scratch)
             with (
                 self.progress("merging histories", None),
-                contextlib.closing(ExampleWriter(new, schema, encoder, entities)) as writer,
+                contextlib.closing(
+                    ExampleWriter(
+                        new,
+                        schema,
+                        encoder,
+                        entities,
+                        lists=ListWriter(new, self.recipe, encoder),
+                    )
+                ) as writer,
             ):
                 for history in schema.histories:
                     entering = rows.filter(rows[f"enters.{history.name}"])
@@ -328,28 +375,40 @@ class _Appending:
                     stores[history.name] = EventStore.load(self.folder / here)
         return stores, shifts
 
-    def _examples(
+    def _earlier(
         self,
-        writer: ExampleWriter,
-        rows: ibis.Table,
         schema: Schema,
         encoder: RowEncoder,
         shifts: dict[str, np.ndarray],
+        sampler: NegativeSampler | None,
+    ) -> Iterator[EncodedExamples]:
+        """The old examples of all splits, without sampled negatives."""
+        ids = self._own_ids(schema, encoder)
+        for split in SPLITS:
+            yield from earlier_examples(self.old.folder / split, schema, shifts, ids, sampler)
+
+    def _examples(
+        self,
+        writer: ExampleWriter,
+        earlier: Iterable[EncodedExamples],
+        rows: ibis.Table,
+        repeats: Repeats,
         total: int,
     ) -> int:
         """Write all examples, the old ones first; the first request of the new ones in train."""
-        ids = self._own_ids(schema, encoder)
         with self.progress("copying earlier requests", None):
-            for split in SPLITS:
-                for piece in earlier_examples(self.old.folder / split, schema, shifts, ids):
-                    writer.add_encoded("train", *piece)
+            for piece in earlier:
+                writer.add_encoded("train", *piece)
         first_new = writer.requests["train"]
+        schema = self.old.schema
         context = [f"feature.{f.name}" for f in schema.request_features if f.home == "log"]
         with self.progress("building requests", total) as advance:
             for index, split in enumerate(SPLITS):
                 part = rows.filter(rows.split == index).drop("split")
                 for piece in in_order(part, ["user", "time", *context, "item"]):
                     writer.add_examples(split, piece)
+                    if "item" in rows.columns:
+                        repeats.add(piece)
                     advance(piece.num_rows)
                 writer.end_examples()
         return first_new

@@ -110,10 +110,6 @@ class ExampleWriter:
         starts = np.flatnonzero(starts_request(rows, own, self._previous) | differs)
         request = with_prefix({name: rows.features[name].take(pa.array(starts)) for name in own})
         labels = {task: _labels(piece.column(f"label.{task}")) for task in self.schema.tasks}
-        candidates, places = rows, np.arange(len(rows))
-        if self.negatives is not None:
-            candidates, labels, places = self.negatives.between(split, rows, labels)
-        request["first_candidate"] = pa.array(places[starts])
         if rows.user is not None:
             request["user"] = pa.array(rows.user[starts])
         if rows.time is not None:
@@ -127,6 +123,28 @@ class ExampleWriter:
             )
         for name, window in windows.items():
             request[f"start.{name}"], request[f"end.{name}"] = map(pa.array, window)
+        self._previous = rows.take(np.array([len(rows) - 1]))
+        self.add_encoded(split, rows, labels, request, starts)
+
+    def add_encoded(
+        self,
+        split: str,
+        rows: EncodedRows,
+        labels: dict[str, np.ndarray],
+        request: dict[str, pa.Array],
+        starts: np.ndarray,
+    ) -> None:
+        """Add examples that are encoded already; negatives are sampled beside them.
+
+        Args:
+            rows: with the features that are in the log.
+            labels: of each task, one a row.
+            request: the columns of the requests, but for ``first_candidate``.
+            starts: the first row of each request.
+        """
+        candidates, places = rows, np.arange(len(rows))
+        if self.negatives is not None:
+            candidates, labels, places = self.negatives.between(split, rows, labels)
         candidate = with_prefix(
             {f.name: candidates.features[f.name] for f in self._in_log if f.side == "item"}
         )
@@ -134,23 +152,8 @@ class ExampleWriter:
             candidate["item"] = pa.array(candidates.item)
         for task, each in labels.items():
             candidate[f"label.{task}"] = pa.array(each, from_pandas=False)
-        self._previous = rows.take(np.array([len(rows) - 1]))
-        self.add_encoded(split, request, candidate, candidates)
-
-    def add_encoded(
-        self,
-        split: str,
-        request: dict[str, pa.Array],
-        candidate: dict[str, pa.Array],
-        rows: EncodedRows,
-    ) -> None:
-        """Add examples that are encoded already.
-
-        Args:
-            request: as in the file, but ``first_candidate`` counts from the first of the piece.
-            candidate: as in the file.
-            rows: the candidates, with the features that their own rows or requests hold.
-        """
+        before = self._candidates.rows if self._candidates else 0
+        request = {**request, "first_candidate": pa.array(places[starts] + before)}
         if self._requests is None or self._candidates is None:
             self._requests, self._candidates = (
                 self._stack.enter_context(
@@ -159,11 +162,10 @@ class ExampleWriter:
                 for kind, columns in (("requests", request), ("candidates", candidate))
             )
             self._counts[split] = _Counts()
-        first = request["first_candidate"].to_numpy() + self._candidates.rows
-        self._requests.append({**request, "first_candidate": pa.array(first)})
+        self._requests.append(request)
         self._candidates.append(candidate)
         self.requests[split] = self._requests.rows
-        self._count(split, rows, candidate)
+        self._count(split, candidates, candidate)
 
     def close(self) -> None:
         """Close what is open; needed where something failed in between."""

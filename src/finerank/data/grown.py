@@ -6,7 +6,7 @@ Shapes: ``U`` rows of users, ``R`` requests, ``B`` candidates, ``V`` rows of a v
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finerank.data.encoding import Encoding
+    from finerank.data.sampling import NegativeSampler
     from finerank.data.schema import Schema
     from finerank.data.vocabulary import Ids
     from finerank.recipe import Recipe
 
 _ROWS_A_PIECE = 500_000
+
+
+class EncodedExamples(NamedTuple):
+    """A piece of earlier examples, as `ExampleWriter.add_encoded` takes it."""
+
+    rows: EncodedRows
+    labels: dict[str, np.ndarray]
+    request: dict[str, pa.Array]
+    starts: np.ndarray
 
 
 def grown_encodings(
@@ -139,14 +149,16 @@ def earlier_examples(
     schema: Schema,
     shifts: Mapping[str, np.ndarray],
     ids: Mapping[str, np.ndarray],
-) -> Iterator[tuple[dict[str, pa.Array], dict[str, pa.Array], EncodedRows]]:
-    """The requests and candidates of an earlier split, piece by piece, as `add_encoded` takes them.
+    sampler: NegativeSampler | None,
+) -> Iterator[EncodedExamples]:
+    """The examples of an earlier split, piece by piece.
 
     Args:
         folder: the split's.
         shifts: history -> how far each user's events have moved ``(U,)``.
         ids: features of the log that are the user's or the item's own id -> the id of each of
             their rows, looked up anew.
+        sampler: of the negatives in the split, which are left out; None where it has none.
     """
     requests, candidates = (read_batch(folder / f"{n}.arrow") for n in ("requests", "candidates"))
     starts = np.asarray(requests.column("first_candidate"))
@@ -159,7 +171,11 @@ def earlier_examples(
         last = starts[end] if end < len(starts) else candidates.num_rows
         request = _columns(requests.slice(first, end - first))
         candidate = _columns(candidates.slice(begin, last - begin))
-        request["first_candidate"] = pa.array(starts[first:end] - begin)
+        owner = np.repeat(np.arange(end - first), np.diff(np.append(starts[first:end], last)))
+        if sampler is not None:
+            of_log = _of_log(sampler, request, candidate, owner)
+            owner = owner[of_log]
+            candidate = {name: each.filter(pa.array(of_log)) for name, each in candidate.items()}
         for name, shift in shifts.items():
             moved = shift[np.asarray(request["user"])]
             for bound in (f"start.{name}", f"end.{name}"):
@@ -168,12 +184,11 @@ def earlier_examples(
             if feature.name in ids:
                 part, row = (candidate, "item") if feature.side == "item" else (request, "user")
                 part[f"feature.{feature.name}"] = pa.array(ids[feature.name][np.asarray(part[row])])
-        counts = np.diff(np.append(starts[first:end], last))
-        of = pa.array(np.repeat(np.arange(end - first), counts))
+        of = pa.array(owner)
         rows = EncodedRows(
             user=np.asarray(request["user"].take(of)) if "user" in request else None,
             item=np.asarray(candidate["item"]) if "item" in candidate else None,
-            time=None,
+            time=np.asarray(request["time"])[owner],
             features={
                 f.name: candidate[f"feature.{f.name}"]
                 if f.side == "item"
@@ -181,8 +196,22 @@ def earlier_examples(
                 for f in in_log
             },
         )
-        yield request, candidate, rows
+        labels = {task: np.asarray(candidate[f"label.{task}"]) for task in schema.tasks}
+        del request["first_candidate"]
+        yield EncodedExamples(rows, labels, request, np.searchsorted(owner, np.arange(end - first)))
         first = end
+
+
+def _of_log(
+    sampler: NegativeSampler,
+    request: dict[str, pa.Array],
+    candidate: dict[str, pa.Array],
+    owner: np.ndarray,
+) -> np.ndarray:
+    """Which candidates are rows of the log: those that their user has met by the request."""
+    users = np.asarray(request["user"])[owner].astype(np.int64)
+    times = np.asarray(request["time"])[owner]
+    return sampler.met.had(users * sampler.items + np.asarray(candidate["item"]), times)
 
 
 def _columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:

@@ -162,9 +162,7 @@ class _Preparation:
         if self.recipe.samples_negatives:
             with self.progress("counting items to sample from", None):
                 negatives = fit_negatives(rows, self.recipe, schema, encoder, entities)
-                assert self.recipe.negatives is not None
-                if self.recipe.negatives.fresh:
-                    negatives.sampler.save(self.folder / "negatives")
+                negatives.sampler.save(self.folder / "negatives")
         with contextlib.closing(
             ExampleWriter(
                 self.folder,
