@@ -180,7 +180,8 @@ def evaluate_run(
     Args:
         run: a run's folder or a bundle.
         split: which split.
-        data: the prepared data set's folder; that of the training where left out.
+        data: the prepared data set's folder, which may be one appended to that of the training;
+            that of the training where left out.
         progress: told of each step.
 
     Raises:
@@ -188,5 +189,12 @@ def evaluate_run(
     """
     bundle = load_bundle(find_bundle(run))
     dataset = Dataset(bundle.dataset if data is None else data)
-    check_fits(bundle, dataset)
-    return evaluate(bundle.model, dataset.split(split), progress=progress)
+    model = bundle.model
+    if dataset.manifest.get("appended"):
+        ours, theirs = dataset.encoder.encodings, bundle.encoder.encodings
+        check_grown(dataset.schema, ours, bundle.schema, theirs, str(run))
+        model = build(dataset.schema, bundle.recipe.model)
+        start_from(model, bundle.model, str(run))
+    else:
+        check_fits(bundle, dataset)
+    return evaluate(model, dataset.split(split), progress=progress)

@@ -17,8 +17,8 @@ from finerank.data.dataset import Dataset
 from finerank.data.doubts import doubts_of_labels, doubts_of_tables, doubts_of_times
 from finerank.data.encoding import save_encodings
 from finerank.data.engine import open_engine
-from finerank.data.entity_writer import check_keys, write_entities
-from finerank.data.events import EventStore, as_times
+from finerank.data.entity_writer import write_entities
+from finerank.data.events import EventStore
 from finerank.data.example_writer import ExampleWriter
 from finerank.data.fitting import Fitting
 from finerank.data.grown import (
@@ -30,17 +30,16 @@ from finerank.data.grown import (
 from finerank.data.grown_negatives import grown_negatives
 from finerank.data.list_writer import ListWriter
 from finerank.data.manifest import FORMAT, MANIFEST, read_manifest
+from finerank.data.new_rows import checked_rows, recipe_of_new_rows
 from finerank.data.prepare import Prepared, in_order, write_manifest
 from finerank.data.repeats import Repeats
 from finerank.data.rows import RowEncoder
 from finerank.data.sampling import NegativeSampler
-from finerank.data.storage import read_batch
 from finerank.data.tables import RawTables, find_files
 from finerank.data.usable import rows_to_fit_on, usable_rows
 from finerank.errors import FinerankError
 from finerank.folders import written_whole
 from finerank.progress import Progress, silent
-from finerank.recipe import Recipe
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from finerank.data.schema import Schema
     from finerank.data.usable import Usable
+    from finerank.recipe import Recipe
 
 
 def append(
@@ -82,57 +82,13 @@ def append(
     """
     started, old, out = time.perf_counter(), Dataset(prepared), Path(out)
     logs = [str(Path(each).resolve()) for each in ([log] if isinstance(log, str | Path) else log)]
-    recipe = _recipe_of_new_rows(old, logs, users, items, split)
+    recipe = recipe_of_new_rows(old, logs, users, items, split)
     with written_whole(out, marker=MANIFEST) as folder:
         with open_engine(folder / "engine", memory) as engine:
             manifest = _Appending(old, recipe, logs, engine, folder, progress).run()
         manifest["seconds"] = round(time.perf_counter() - started, 3)
         write_manifest(folder, manifest)
     return Prepared(out, read_manifest(out), unchanged=False)
-
-
-def _recipe_of_new_rows(
-    old: Dataset,
-    logs: Sequence[str],
-    users: str | Path | None,
-    items: str | Path | None,
-    split: Mapping[str, Any] | None,
-) -> Recipe:
-    """The recipe by which the new rows are read and divided."""
-    recipe, where = old.recipe, str(old.folder)
-    if not logs:
-        raise FinerankError("log", expected="files with new rows", found="none")
-    for found in (
-        "tasks with event, whose old labels the new rows may change" * recipe.has_event_tasks,
-        "negatives.keep, whose share of old rows can't be taken again"
-        * (recipe.negatives is not None and recipe.negatives.keep is not None),
-        "histories.*.lists" * bool(recipe.list_histories),
-        "a log without time" * (recipe.log.time is None),
-    ):
-        if found:
-            raise FinerankError(
-                where,
-                expected="a data set to which rows can be appended",
-                found=found,
-                fix="Prepare all of the log anew.",
-            )
-    content = recipe.model_dump(exclude_unset=True)
-    content["log"]["path"] = logs[0]
-    for home, path in (("users", users), ("items", items)):
-        if path is not None:
-            if content.get(home) is None:
-                raise FinerankError(home, expected="none, as the recipe has none", found=str(path))
-            content[home]["path"] = str(Path(path).resolve())
-    appended = old.manifest.get("appended", [])
-    given = split or (appended[-1]["split"] if appended else content["split"])
-    content["split"] = {"by": "time", **given}
-    if split is None and ("valid_from" in given or given.get("by") == "files"):
-        raise FinerankError(
-            "split",
-            expected="valid and test (shares), or valid_from and test_from, of the new rows",
-            found=f"none, and those of {where} are of the old rows",
-        )
-    return Recipe.parse(content, where="split")
 
 
 class _Appending:
@@ -163,7 +119,7 @@ class _Appending:
         with self.progress("reading the new rows", None):
             in_log = [f.name for f in old.schema.features if f.home == "log"]
             usable = usable_rows(self.tables, self.engine, in_log)
-            rows = self._checked(usable.rows)
+            rows = checked_rows(usable.rows, old, self.tables, ", ".join(self.logs))
         with self.progress("extending vocabularies", None):
             fitted = Fitting(rows_to_fit_on(rows, recipe), self.tables).vocabularies()
             encodings = grown_encodings(old.schema, old.encoder.encodings, fitted, recipe)
@@ -270,63 +226,6 @@ class _Appending:
             "report": report,
             "appended": appended,
         }
-
-    def _checked(self, rows: ibis.Table) -> ibis.Table:
-        """The new rows, which are of the old ones' types and come after them in time."""
-        old, where = self.old, ", ".join(self.logs)
-        kind = "number" if rows.time.type().is_numeric() else "moment"
-        if kind != old.schema.time:
-            raise FinerankError("log.time", expected=f"a {old.schema.time}, as before", found=kind)
-        for side in ("user", "item"):
-            entities = old.users if side == "user" else old.items
-            if entities is None:
-                continue
-            found = rows[side].type()
-            if found.is_integer() != pa.types.is_int64(entities.keys.values.type):
-                raise FinerankError(
-                    f"log.{side}",
-                    expected=f"ids of the type that was prepared, {entities.keys.values.type}",
-                    found=str(found),
-                    fix="Cast the column in the new files, or prepare all of the log anew.",
-                )
-        for home in self.tables.entities:
-            check_keys(rows, self.tables, home)
-        last, dtype = self._last_time()
-        late, example = 0, ""
-        for piece in rows.select("time").to_pyarrow_batches():
-            times = as_times(piece.column("time"))
-            if dtype.kind == "i" and times.dtype.kind == "f" and (times % 1 != 0).any():
-                raise FinerankError(
-                    "log.time", expected="whole numbers, as before", found="fractions"
-                )
-            early = times <= last
-            if early.any() and not late:
-                example = str(piece.column("time")[int(early.argmax())].as_py())
-            late += int(early.sum())
-        if late:
-            raise FinerankError(
-                where,
-                expected=f"rows after the last time of {old.folder}, {self._shown(last)}",
-                found=f"{late:,} at or before it, such as one at {example}",
-                fix="Leave them out if they are in already; else prepare all of the log anew.",
-            )
-        if kind == "number":
-            cast = "int64" if dtype.kind == "i" else "float64"
-            rows = rows.mutate(time=rows.time.cast(cast))
-        return rows
-
-    def _last_time(self) -> tuple[Any, np.dtype[Any]]:
-        """The newest time of all that is prepared, and what times are stored as."""
-        times = [np.asarray(store.time) for store in self.old.stores.values()]
-        for split in SPLITS:
-            requests = read_batch(self.old.folder / split / "requests.arrow")
-            times.append(np.asarray(requests.column("time")))
-        return max(each.max() for each in times if len(each)), times[-1].dtype
-
-    def _shown(self, moment: Any) -> str:  # noqa: ANN401
-        if self.old.schema.time == "moment":
-            return str(np.datetime64(int(moment), "us"))
-        return str(moment)
 
     def _events(
         self, rows: ibis.Table, schema: Schema, encoder: RowEncoder, entities: dict[str, Any]

@@ -43,46 +43,16 @@ def write_entities(
             them; of one that the table doesn't list, the features stay as they are there.
     """
     old = None if earlier is None else Entities.load(earlier / home)
-    side = home[:-1]
-    keys = rows.select(key=rows[side]).distinct()
-    columns: dict[str, ibis.Value] = {}
     features = [f for f in schema.features if f.home == home]
-    title = None
-    if home in tables.entities:
-        settings = _settings(tables.recipe, home)
-        table = tables.entities[home]
-        key = as_id(table[settings.key], f"{home}.key")
-        for feature in features:
-            column = table[tables.raw_column(feature.name)]
-            is_id = feature.type in ("id", "ids")
-            where = f"features.{feature.name}"
-            columns[f"feature.{feature.name}"] = as_id(column, where) if is_id else column
-        if settings.title is not None:
-            title = "title"
-            columns["title"] = table[settings.title].cast("string")
-        table = table.select(key=key, **columns).filter(ibis._.key.notnull())
-        keys = keys.union(table.select("key"), distinct=True)
-    if old is not None:
-        keys = _behind(old, keys)
-    place = "key" if old is None else "place"
-    joined = keys
-    if home in tables.entities:
-        table = table.mutate(listed=ibis.literal(value=True))
-        joined = keys.left_join(table, "key").select(keys, *columns, "listed")
-    ordered = joined.order_by(place).to_pyarrow()
-    vocabulary = Vocabulary(ordered["key"].combine_chunks())
+    ordered = _ordered(rows, home, tables, features, old)
     with_id = _with_id(features, tables, home)
     for feature in with_id:  # an id that the table doesn't list is still itself
         name = f"feature.{feature.name}"
         ordered = ordered.set_column(ordered.schema.get_field_index(name), name, ordered["key"])
-    index = {"key": vocabulary.values}
-    if title is not None:
+    index = {"key": Vocabulary(ordered["key"].combine_chunks()).values}
+    if "title" in ordered.column_names:
         index["title"] = ordered["title"].combine_chunks()
-    kept = np.zeros(0, dtype=np.int64)  # rows of `ordered` that stay as they are
-    if old is not None and home in tables.entities:
-        unlisted = ordered["listed"].is_null().to_numpy()
-        kept = np.flatnonzero(unlisted[: len(old.keys) - 1])
-        if title is not None and old.titles is not None:
+        if old is not None and old.titles is not None:
             before = pa.concat_arrays([old.titles, pa.nulls(len(ordered), old.titles.type)])
             index["title"] = pc.coalesce(index["title"], before.slice(0, len(ordered)))
     write_columns(folder / home / "keys.arrow", pa.record_batch(index))
@@ -95,17 +65,48 @@ def write_entities(
             {f.name: encoder.encode_feature(f.name, piece) for f in features}
             for piece in (unknown, ordered)
         )
-        if len(kept):
-            assert earlier is not None
+        if earlier is not None and old is not None and home in tables.entities:
+            unlisted = ordered["listed"].is_null().to_numpy()[: len(old.keys) - 1]
             before = read_batch(earlier / home / "features.arrow")
             for feature in features:
                 if feature not in with_id:
-                    others[feature.name] = _kept(others[feature.name], before, feature.name, kept)
+                    column = before.column(feature.name)
+                    others[feature.name] = _kept(others[feature.name], column, unlisted)
         types = pa.schema([(f.name, encodings[f.name].type) for f in features])
         with ColumnWriter(folder / home / "features.arrow", types) as writer:
             writer.append(first)
             writer.append(others)
     return Entities.load(folder / home)
+
+
+def _ordered(
+    rows: ibis.Table, home: Home, tables: RawTables, features: list[Feature], old: Entities | None
+) -> pa.Table:
+    """The raw users or items in the order of their rows, from row 1 on.
+
+    Columns are ``key``, and where there is a table ``feature.NAME``, ``title``, and ``listed``,
+    which is null for those that the table lacks.
+    """
+    keys = rows.select(key=rows[home[:-1]]).distinct()
+    if home not in tables.entities:
+        keys = keys if old is None else _behind(old, keys)
+        return keys.order_by("key" if old is None else "place").to_pyarrow()
+    columns: dict[str, ibis.Value] = {"listed": ibis.literal(value=True)}
+    settings = _settings(tables.recipe, home)
+    table = tables.entities[home]
+    key = as_id(table[settings.key], f"{home}.key")
+    for feature in features:
+        column = table[tables.raw_column(feature.name)]
+        is_id = feature.type in ("id", "ids")
+        where = f"features.{feature.name}"
+        columns[f"feature.{feature.name}"] = as_id(column, where) if is_id else column
+    if settings.title is not None:
+        columns["title"] = table[settings.title].cast("string")
+    table = table.select(key=key, **columns).filter(ibis._.key.notnull())
+    keys = keys.union(table.select("key"), distinct=True)
+    keys = keys if old is None else _behind(old, keys)
+    joined = keys.left_join(table, "key").select(keys, *columns)
+    return joined.order_by("key" if old is None else "place").to_pyarrow()
 
 
 def _behind(old: Entities, keys: ibis.Table) -> ibis.Table:
@@ -117,11 +118,11 @@ def _behind(old: Entities, keys: ibis.Table) -> ibis.Table:
     return ibis.memtable(pa.table({"key": joined, "place": np.arange(len(joined))}))
 
 
-def _kept(encoded: pa.Array, before: pa.RecordBatch, name: str, rows: np.ndarray) -> pa.Array:
-    """Encoded values, but in the given rows those of before, which has an unknown row first."""
-    places = np.arange(len(encoded))
-    places[rows] = len(encoded) + 1 + rows
-    return pa.concat_arrays([encoded, before.column(name)]).take(pa.array(places))
+def _kept(encoded: pa.Array, before: pa.Array, rows: np.ndarray) -> pa.Array:
+    """Encoded values, but in the marked rows those of before, which has an unknown row first."""
+    places, kept = np.arange(len(encoded)), np.flatnonzero(rows)
+    places[kept] = len(encoded) + 1 + kept
+    return pa.concat_arrays([encoded, before]).take(pa.array(places))
 
 
 def check_keys(rows: ibis.Table, tables: RawTables, home: Home) -> None:

@@ -61,11 +61,13 @@ def merged(old: Met, old_items: int, new: Met, items: int) -> Met:
 
     Args:
         old: by the earlier number of items, ``old_items``; users and items have kept their rows.
-        new: by the number of items now, all at later times.
+        new: by the number of items now.
     """
     user, item = np.divmod(old.pairs, old_items)
     both = np.concatenate([user * items + item, new.pairs])
-    pairs, places = np.unique(both, return_index=True)  # the first place of each
     if old.first is None or new.first is None:
-        return Met(pairs)
-    return Met(pairs, np.concatenate([old.first, new.first])[places])
+        return Met(np.unique(both))
+    times = np.concatenate([old.first, new.first])
+    order = np.lexsort([times, both])
+    pairs, places = np.unique(both[order], return_index=True)  # the earliest of each
+    return Met(pairs, times[order][places])
