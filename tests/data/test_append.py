@@ -60,7 +60,7 @@ def anchors(day):
     """Rows in each split, of a user and an item that every day has and of one of its own."""
     return [
         row(day, 5, 0, 3, 1, "a", "x"),
-        row(day, 5, 3 * day + 1, 4, 0, "a", "x"),
+        row(day, 10 + day, 3 * day + 1, 4, 0, "a", "x"),
         row(day, 5 + day, 1, 21, 1, "b", "y"),
         row(day, 5 + day, 1, 28, 0, "b", "y x"),
     ]
