@@ -13,7 +13,8 @@ from finerank.recipe import Recipe
 
 SIGNATURES = {
     "prepare": ["recipe", "out", "*memory", "*engine", "*spark_master", "*progress"],
-    "train": ["source", "out", "*model", "*overrides", "*progress"],
+    "train": ["source", "out", "*model", "*overrides", "*start", "*only_new", "*progress"],
+    "append": ["prepared", "*log", "*out", "*users", "*items", "*split", "*memory", "*progress"],
     "check": ["folder", "*sample", "*seed", "*progress"],
     "evaluate": ["run", "*split", "*data", "*progress"],
     "load": ["path", "*history"],
@@ -44,6 +45,7 @@ def test_the_public_names():
         "FinerankError",
         "Ranker",
         "Recipe",
+        "append",
         "check",
         "evaluate",
         "load",

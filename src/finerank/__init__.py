@@ -1,8 +1,8 @@
 """finerank: the ranking stage of a recommender, from event logs to served scores.
 
 >>> import finerank
->>> sorted(finerank.__all__)
-['Dataset', 'FinerankError', 'Ranker', 'Recipe', 'check', 'evaluate', 'load', 'prepare', 'train']
+>>> print(*sorted(finerank.__all__))
+Dataset FinerankError Ranker Recipe append check evaluate load prepare train
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finerank.checks.checker import check
+    from finerank.data.append import append
     from finerank.data.dataset import Dataset
     from finerank.data.prepare import prepare
     from finerank.errors import FinerankError
@@ -28,6 +29,7 @@ __all__ = [
     "FinerankError",
     "Ranker",
     "Recipe",
+    "append",
     "check",
     "evaluate",
     "load",
@@ -45,6 +47,7 @@ _HOMES = {
     "FinerankError": ("finerank.errors", "FinerankError"),
     "Ranker": ("finerank.ranker", "Ranker"),
     "Recipe": ("finerank.recipe", "Recipe"),
+    "append": ("finerank.data.append", "append"),
     "check": ("finerank.checks.checker", "check"),
     "evaluate": ("finerank.run", "evaluate_run"),
     "load": ("finerank.ranker", "load_ranker"),

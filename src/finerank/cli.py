@@ -160,6 +160,40 @@ def _print_report(done: Prepared) -> None:
 
 
 @app.command()
+def append(
+    prepared: Annotated[Path, typer.Argument(help="A prepared data set.")],
+    log: Annotated[list[str], typer.Argument(help="The log's new rows: files or patterns.")],
+    out: Out,
+    users: Annotated[str | None, typer.Option(help="The table of users now.")] = None,
+    items: Annotated[str | None, typer.Option(help="The table of items now.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Shares of the new rows, such as valid=0.1,test=0.1.")
+    ] = None,
+    valid_from: Annotated[str | None, typer.Option(help="First time of validation.")] = None,
+    test_from: Annotated[str | None, typer.Option(help="First time of test.")] = None,
+    memory: Annotated[str | None, typer.Option(help="As in prepare.")] = None,
+) -> None:
+    """Extend a prepared data set with new rows of its log; the old ones are not read again."""
+    from finerank.data.append import append as run
+
+    pairs = [each.partition("=") for each in (split or "").split(",") if each]
+    given = {key.strip(): value for key, _, value in pairs}
+    given |= {"valid_from": valid_from} if valid_from else {}
+    given |= {"test_from": test_from} if test_from else {}
+    done = run(
+        prepared,
+        log=log,
+        out=out,
+        users=users,
+        items=items,
+        split=given or None,
+        memory=memory,
+        progress=bars,
+    )
+    _print_report(done)
+
+
+@app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="A prepared data set.")],
     sample: Annotated[int, typer.Option(help="Examples to recompute from the raw log.")] = 1000,
@@ -222,11 +256,25 @@ def train(
     out: Out,
     model: Annotated[str | None, typer.Option(help="A named model, with its defaults.")] = None,
     set_: Set = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="A run whose weights training starts from.")
+    ] = None,
+    only_new: Annotated[  # noqa: FBT002
+        bool, typer.Option("--only-new", help="Train on the rows appended last only.")
+    ] = False,
 ) -> None:
     """Train a model; writes a run's folder with bundle, metrics, recipe and log."""
     from finerank.run import train as run
 
-    done = run(source, out, model=model, overrides=set_ or [], progress=bars)
+    done = run(
+        source,
+        out,
+        model=model,
+        overrides=set_ or [],
+        start=start,
+        only_new=only_new,
+        progress=bars,
+    )
     training = done.metrics["training"]
     console = _console()
     console.print(

@@ -24,6 +24,7 @@ from finerank.recipe import Recipe
 from finerank.settings import ModelSettings
 from finerank.training.memory import peak_memory_mb, reset_peak
 from finerank.training.trainer import Trainer
+from finerank.training.warm_start import check_grown, start_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +93,8 @@ def train(
     *,
     model: str | None = None,
     overrides: Sequence[str] = (),
+    start: str | Path | None = None,
+    only_new: bool = False,
     progress: Progress = silent,
 ) -> Run:
     """Train a model and write a run's folder, whole or not at all.
@@ -102,11 +105,18 @@ def train(
         model: a named model in place of the recipe's; it keeps those of the recipe's options that
             it has too.
         overrides: settings of the recipe to replace, each ``key.key=value``.
+        start: a run or bundle whose weights training starts from, and whose model it takes; the
+            data set is that of the run, or one that was appended to it.
+        only_new: train on the rows of the last appending only.
         progress: told of each step.
 
     Raises:
-        FinerankError: from the recipe, from preparing, or from training.
+        FinerankError: from the recipe, from preparing, or from training; or ``start`` doesn't fit.
     """
+    earlier = None if start is None else load_bundle(find_bundle(start))
+    if earlier is not None and model is None:
+        taken = {"name": earlier.recipe.model.name, **earlier.recipe.model.options}
+        overrides = [f"model={json.dumps(taken)}", *overrides]
     if model is not None:
         options_of(model)  # a wrong name shall not wait for the data
     recipe, dataset = open_source(source, overrides=overrides, progress=progress)
@@ -121,6 +131,10 @@ def train(
         reset_peak()
         torch.manual_seed(recipe.training.seed)
         network = build(dataset.schema, recipe.model)
+        if earlier is not None:
+            ours, theirs = dataset.encoder.encodings, earlier.encoder.encodings
+            check_grown(dataset.schema, ours, earlier.schema, theirs, str(start))
+            start_from(network, earlier.model, str(start))
         kept = dataset.manifest["report"]["negatives_kept"]
         network.correct_for_negatives([kept[task] for task in dataset.schema.tasks])
         trainer = Trainer(
@@ -128,7 +142,7 @@ def train(
             task_weights={name: task.weight for name, task in recipe.tasks.items()},
             progress=progress,
         )
-        train_on = dataset.training_set(seed=recipe.training.seed)
+        train_on = dataset.training_set(seed=recipe.training.seed, only_new=only_new)
         fit = trainer.fit(network, train_on, dataset.split("valid"))
         peak = peak_memory_mb()
         metrics: dict[str, Any] = {
@@ -166,7 +180,8 @@ def evaluate_run(
     Args:
         run: a run's folder or a bundle.
         split: which split.
-        data: the prepared data set's folder; that of the training where left out.
+        data: the prepared data set's folder, which may be one appended to that of the training;
+            that of the training where left out.
         progress: told of each step.
 
     Raises:
@@ -174,5 +189,12 @@ def evaluate_run(
     """
     bundle = load_bundle(find_bundle(run))
     dataset = Dataset(bundle.dataset if data is None else data)
-    check_fits(bundle, dataset)
-    return evaluate(bundle.model, dataset.split(split), progress=progress)
+    model = bundle.model
+    if dataset.manifest.get("appended"):
+        ours, theirs = dataset.encoder.encodings, bundle.encoder.encodings
+        check_grown(dataset.schema, ours, bundle.schema, theirs, str(run))
+        model = build(dataset.schema, bundle.recipe.model)
+        start_from(model, bundle.model, str(run))
+    else:
+        check_fits(bundle, dataset)
+    return evaluate(model, dataset.split(split), progress=progress)

@@ -59,6 +59,13 @@ def check(
     if sample < 1:
         raise FinerankError("sample", expected="at least one example", found=str(sample))
     stored = Stored(folder)
+    if stored.manifest.get("appended"):
+        raise FinerankError(
+            str(folder),
+            expected="a data set prepared in one go",
+            found="one with appended rows, of which this check can prove nothing yet",
+            fix="Check the data set that they were appended to.",
+        )
     _check_files(stored)
     with tempfile.TemporaryDirectory(prefix="finerank-check-") as place:
         engine = ibis.duckdb.connect(Path(place) / "check.duckdb")

@@ -20,6 +20,7 @@ from finerank.data.rows import RowEncoder
 from finerank.data.sampling import NegativeSampler
 from finerank.data.schema import Schema
 from finerank.data.storage import read_columns, without_prefix
+from finerank.errors import FinerankError
 from finerank.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -102,13 +103,19 @@ class Dataset:
             labels=labels,
         )
 
-    def training_set(self, *, seed: int) -> TrainingSet:
+    def training_set(self, *, seed: int, only_new: bool = False) -> TrainingSet:
         """The training split as a model is trained on it: with its negatives.
 
         Args:
             seed: of negatives that are drawn anew in each epoch; no matter else.
+            only_new: the rows of the last appending only.
+
+        Raises:
+            FinerankError: nothing was appended.
         """
         examples, settings = self.split("train"), self.recipe.negatives
+        first = self._first_new() if only_new else 0
+        examples = examples.since(first)
         if settings is None or not settings.fresh:
             return examples
         requests = read_columns(self.folder / "train" / "requests.arrow")
@@ -116,10 +123,19 @@ class Dataset:
             examples,
             NegativeSampler.load(self.folder / "negatives"),
             per_positive=settings.per_positive,
-            times=_flat(requests["time"]) if "time" in requests else None,
+            times=_flat(requests["time"])[first:] if "time" in requests else None,
             item_ids=item_ids(self.recipe, self.schema, self.encoder),
             seed=[settings.seed, seed],
         )
+
+    def _first_new(self) -> int:
+        """The first training request of the last appending."""
+        appended = self.manifest.get("appended")
+        if not appended:
+            raise FinerankError(
+                str(self.folder), expected="a data set with appended rows", found="one without"
+            )
+        return int(appended[-1]["first_new_train_request"])
 
 
 def _flat(column: object) -> torch.Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import ibis
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from finerank.data.entities import Entities
 from finerank.data.rows import RowEncoder
-from finerank.data.storage import ColumnWriter, write_columns
-from finerank.data.vocabulary import Vocabulary
+from finerank.data.storage import ColumnWriter, read_batch, write_columns
+from finerank.data.vocabulary import UNKNOWN, Vocabulary, canonical
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def write_entities(
     schema: Schema,
     encodings: dict[str, Encoding],
     folder: Path,
+    earlier: Path | None = None,
 ) -> Entities:
     """Write all users or items of the log and of their table, encoded; and open what is written.
 
@@ -36,41 +39,79 @@ def write_entities(
         rows: the log's.
         home: ``users`` or ``items``, the name of what is written below the folder.
         table: as `select_entities` gives it, where the recipe has one.
+        earlier: a prepared data set whose users or items keep their rows, the new ones behind
+            them; of one that the table doesn't list, the features stay as they are there.
     """
-    side = home[:-1]
-    keys = rows.select(key=rows[side]).distinct()
+    old = None if earlier is None else Entities.load(earlier / home)
     features = [f for f in schema.features if f.home == home]
-    joined = keys
-    if table is not None:
-        keys = keys.union(table.select("key"), distinct=True)
-        columns = [name for name in table.columns if name != "key"]
-        joined = keys.left_join(table, "key").select(keys.key, *columns)
-    ordered = joined.order_by("key").to_pyarrow()
-    vocabulary = Vocabulary(ordered["key"].combine_chunks())
+    ordered = _ordered(rows, home, table, old)
     with_id = _with_id(features, tables, home)
     for feature in with_id:  # an id that the table doesn't list is still itself
         name = f"feature.{feature.name}"
         ordered = ordered.set_column(ordered.schema.get_field_index(name), name, ordered["key"])
-    index = {"key": vocabulary.values}
+    index = {"key": Vocabulary(ordered["key"].combine_chunks()).values}
     if "title" in ordered.column_names:
         index["title"] = ordered["title"].combine_chunks()
+        if old is not None and old.titles is not None:
+            before = pa.concat_arrays([old.titles, pa.nulls(len(ordered), old.titles.type)])
+            index["title"] = pc.coalesce(index["title"], before.slice(0, len(ordered)))
     write_columns(folder / home / "keys.arrow", pa.record_batch(index))
     if features:
-        _write_features(ordered, folder / home / "features.arrow", features, encodings)
+        encoder = RowEncoder(encodings, users=None, items=None)
+        unknown = pa.table(
+            {name: pa.nulls(1, ordered.schema.field(name).type) for name in ordered.schema.names}
+        )
+        first, others = (
+            {f.name: encoder.encode_feature(f.name, piece) for f in features}
+            for piece in (unknown, ordered)
+        )
+        if earlier is not None and old is not None and home in tables.entities:
+            unlisted = ordered["listed"].is_null().to_numpy()[: len(old.keys) - 1]
+            before = read_batch(earlier / home / "features.arrow")
+            for feature in features:
+                if feature not in with_id:
+                    column = before.column(feature.name)
+                    others[feature.name] = _kept(others[feature.name], column, unlisted)
+        types = pa.schema([(f.name, encodings[f.name].type) for f in features])
+        with ColumnWriter(folder / home / "features.arrow", types) as writer:
+            writer.append(first)
+            writer.append(others)
     return Entities.load(folder / home)
 
 
-def _write_features(
-    rows: pa.Table, path: Path, features: list[Feature], encodings: dict[str, Encoding]
-) -> None:
-    encoder = RowEncoder(encodings, users=None, items=None)
-    schema = pa.schema([(f.name, encodings[f.name].type) for f in features])
-    unknown = pa.table(
-        {name: pa.nulls(1, rows.schema.field(name).type) for name in rows.schema.names}
-    )
-    with ColumnWriter(path, schema) as writer:
-        for piece in (unknown, rows):
-            writer.append({f.name: encoder.encode_feature(f.name, piece) for f in features})
+def _ordered(
+    rows: ibis.Table, home: Home, table: ibis.Table | None, old: Entities | None
+) -> pa.Table:
+    """The raw users or items in the order of their rows, from row 1 on.
+
+    Columns are ``key``, and where there is a table those of it, and ``listed``, which is null for
+    those that the table lacks.
+    """
+    keys = rows.select(key=rows[home[:-1]]).distinct()
+    if table is not None:
+        table = table.mutate(listed=ibis.literal(value=True))
+        keys = keys.union(table.select("key"), distinct=True)
+    keys = keys if old is None else _behind(old, keys)
+    if table is not None:
+        columns = [name for name in table.columns if name != "key"]
+        keys = keys.left_join(table, "key").select(keys, *columns)
+    return keys.order_by("key" if old is None else "place").to_pyarrow()
+
+
+def _behind(old: Entities, keys: ibis.Table) -> ibis.Table:
+    """The keys of the earlier users or items in their order, the new ones in order behind them."""
+    found = keys.filter(keys.key.notnull()).order_by("key").to_pyarrow()["key"].combine_chunks()
+    found = canonical(found)
+    new = found.filter(pa.array(old.keys.encode(found) == UNKNOWN))
+    joined = pa.concat_arrays([old.keys.values, new])
+    return ibis.memtable(pa.table({"key": joined, "place": np.arange(len(joined))}))
+
+
+def _kept(encoded: pa.Array, before: pa.Array, rows: np.ndarray) -> pa.Array:
+    """Encoded values, but in the marked rows those of before, which has an unknown row first."""
+    places, kept = np.arange(len(encoded)), np.flatnonzero(rows)
+    places[kept] = len(encoded) + 1 + kept
+    return pa.concat_arrays([encoded, before]).take(pa.array(places))
 
 
 def check_keys(rows: ibis.Table, table: ibis.Table, home: Home) -> None:

@@ -28,6 +28,9 @@ class ExampleWriter:
 
     Pieces of events come in order of user and time; pieces of examples too, split after split.
 
+    Args:
+        stores: the events of the histories, where they are written already.
+
     Attributes:
         events: how many events each history has, or steps where its lists are ready-made.
         requests: how many requests each split has.
@@ -42,12 +45,13 @@ class ExampleWriter:
         *,
         lists: ListWriter,
         negatives: Negatives | None = None,
+        stores: dict[str, EventStore] | None = None,
     ) -> None:
         self.folder, self.schema, self.encoder, self.entities = folder, schema, encoder, entities
         self.lists, self.negatives = lists, negatives
         self.events: dict[str, int] = {}
         self.requests: dict[str, int] = {}
-        self._stores: dict[str, EventStore] = {}
+        self._stores = {} if stores is None else stores
         self._stack = contextlib.ExitStack()
         self._events: ColumnWriter | None = None
         self._requests: ColumnWriter | None = None
@@ -106,12 +110,6 @@ class ExampleWriter:
         starts = np.flatnonzero(starts_request(rows, own, self._previous) | differs)
         request = with_prefix({name: rows.features[name].take(pa.array(starts)) for name in own})
         labels = {task: _labels(piece.column(f"label.{task}")) for task in self.schema.tasks}
-        candidates, places = rows, np.arange(len(rows))
-        if self.negatives is not None:
-            candidates, labels, places = self.negatives.between(split, rows, labels)
-        request["first_candidate"] = pa.array(
-            places[starts] + (self._candidates.rows if self._candidates else 0)
-        )
         if rows.user is not None:
             request["user"] = pa.array(rows.user[starts])
         if rows.time is not None:
@@ -125,6 +123,28 @@ class ExampleWriter:
             )
         for name, window in windows.items():
             request[f"start.{name}"], request[f"end.{name}"] = map(pa.array, window)
+        self._previous = rows.take(np.array([len(rows) - 1]))
+        self.add_encoded(split, rows, labels, request, starts)
+
+    def add_encoded(
+        self,
+        split: str,
+        rows: EncodedRows,
+        labels: dict[str, np.ndarray],
+        request: dict[str, pa.Array],
+        starts: np.ndarray,
+    ) -> None:
+        """Add examples that are encoded already; negatives are sampled beside them.
+
+        Args:
+            rows: with the features that are in the log.
+            labels: of each task, one a row.
+            request: the columns of the requests, but for ``first_candidate``.
+            starts: the first row of each request.
+        """
+        candidates, places = rows, np.arange(len(rows))
+        if self.negatives is not None:
+            candidates, labels, places = self.negatives.between(split, rows, labels)
         candidate = with_prefix(
             {f.name: candidates.features[f.name] for f in self._in_log if f.side == "item"}
         )
@@ -132,6 +152,8 @@ class ExampleWriter:
             candidate["item"] = pa.array(candidates.item)
         for task, each in labels.items():
             candidate[f"label.{task}"] = pa.array(each, from_pandas=False)
+        before = self._candidates.rows if self._candidates else 0
+        request = {**request, "first_candidate": pa.array(places[starts] + before)}
         if self._requests is None or self._candidates is None:
             self._requests, self._candidates = (
                 self._stack.enter_context(
@@ -142,7 +164,6 @@ class ExampleWriter:
             self._counts[split] = _Counts()
         self._requests.append(request)
         self._candidates.append(candidate)
-        self._previous = rows.take(np.array([len(rows) - 1]))
         self.requests[split] = self._requests.rows
         self._count(split, candidates, candidate)
 

@@ -5,12 +5,12 @@ Shapes: ``R`` requests, ``B`` candidates, ``T`` tasks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from finerank.data.batch import Batch, Column, Steps, take
+from finerank.data.batch import Batch, Column, Jagged, Steps, take
 from finerank.nn.jagged import expand_ranges
 
 if TYPE_CHECKING:
@@ -93,6 +93,20 @@ class Examples:
             user=user,
         )
 
+    def since(self, first: int) -> Examples:
+        """The requests from a given one on, with their candidates."""
+        begin = int(self.first_candidate[first])
+        return replace(
+            self,
+            user=self.user[first:],
+            request={name: _from(column, first) for name, column in self.request.items()},
+            windows={name: (s[first:], e[first:]) for name, (s, e) in self.windows.items()},
+            first_candidate=self.first_candidate[first:] - begin,
+            item=None if self.item is None else self.item[begin:],
+            candidate={name: _from(column, begin) for name, column in self.candidate.items()},
+            labels=None if self.labels is None else [each[begin:] for each in self.labels],
+        )
+
     def _steps(self, name: str, requests: Tensor) -> Steps:
         history = next(each for each in self.schema.histories if each.name == name)
         store = self.stores[name]
@@ -115,3 +129,10 @@ class Examples:
         assert entities is not None
         assert entity is not None
         return take(entities.features[feature.name], entity)
+
+
+def _from(column: Column, first: int) -> Column:
+    """A column from a given row on."""
+    if isinstance(column, Jagged):
+        return Jagged(column.values, column.offsets[first:])
+    return column[first:]

@@ -59,13 +59,16 @@ class Fitting:
 
     def encodings(self) -> dict[str, Encoding]:
         """One encoding a feature; features of one id space share their vocabulary."""
-        recipe = self.recipe
-        spaces: dict[str, list[str]] = {}
-        for name, feature in recipe.features.items():
-            if feature.type in ("id", "ids"):
-                spaces.setdefault(recipe.space_of(name), []).append(name)
-        vocabularies = {space: self._vocabulary(space, names) for space, names in spaces.items()}
+        recipe, vocabularies = self.recipe, self.vocabularies()
         return {name: self._encoding(name, recipe, vocabularies) for name in recipe.features}
+
+    def vocabularies(self) -> dict[str, Ids]:
+        """One vocabulary an id space."""
+        spaces: dict[str, list[str]] = {}
+        for name, feature in self.recipe.features.items():
+            if feature.type in ("id", "ids"):
+                spaces.setdefault(self.recipe.space_of(name), []).append(name)
+        return {space: self._vocabulary(space, names) for space, names in spaces.items()}
 
     def _encoding(self, name: str, recipe: Recipe, vocabularies: dict[str, Ids]) -> Encoding:
         feature, where = recipe.features[name], f"features.{name}"

@@ -144,19 +144,43 @@ def fit_negatives(
     Raises:
         FinerankError: an item feature that a sampled item wouldn't have, or no pool.
     """
-    settings = recipe.negatives
-    assert settings is not None
     items = entities["items"]
-    size = len(items.keys)
+    counts = positives_of_items(rows, recipe, items)
+    return negatives_of(counts, met_pairs(rows, recipe, encoder), recipe, schema, encoder, items)
+
+
+def positives_of_items(rows: ibis.Table, recipe: Recipe, items: Entities) -> np.ndarray:
+    """How many positives each item has in the training rows ``(I,)``, -1 where it has no row."""
     train = rows.filter(rows.split == TRAIN)
     pool = train.group_by("item").agg(n=_is_positive(train, recipe).sum()).to_pyarrow()
-    weights = np.zeros(size)
-    places = items.keys.encode(pool["item"].combine_chunks())
-    counts = pool["n"].to_numpy()
+    counts = np.full(len(items.keys), -1, dtype=np.int64)
+    counts[items.keys.encode(pool["item"].combine_chunks())] = pool["n"].to_numpy()
+    return counts
+
+
+def negatives_of(
+    counts: np.ndarray,
+    met: Met,
+    recipe: Recipe,
+    schema: Schema,
+    encoder: RowEncoder,
+    items: Entities,
+) -> Negatives:
+    """The negatives that a recipe asks for.
+
+    Args:
+        counts: as `positives_of_items` gives them.
+        met: what for each user is left out.
+
+    Raises:
+        FinerankError: as `fit_negatives`.
+    """
+    settings = recipe.negatives
+    assert settings is not None
     if settings.by == "uniform":
-        weights[places] = 1.0
+        weights = (counts >= 0).astype(np.float64)
     else:
-        weights[places] = np.where(counts > 0, counts.astype(np.float64) ** settings.power, 0.0)
+        weights = np.where(counts > 0, np.maximum(counts, 1.0) ** settings.power, 0.0)
     if not weights.any():
         raise FinerankError(
             "negatives", expected="positives in the training set", found="labels of 0 only"
@@ -166,7 +190,7 @@ def fit_negatives(
     return Negatives(
         NegativeSampler(
             weights,
-            _met(rows, encoder, size, with_time=settings.exclude == "before"),
+            met,
             None if settings.within is None else _groups(settings.within, schema, items),
         ),
         {split: train_now if split == "train" else evaluation for split in SPLITS},
@@ -180,8 +204,11 @@ def _is_positive(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
     return ibis.or_(*(rows[f"label.{task}"].fill_null(0) == 1 for task in recipe.tasks))
 
 
-def _met(rows: ibis.Table, encoder: RowEncoder, items: int, *, with_time: bool) -> Met:
-    """Each pair of a user and an item in the rows, in order."""
+def met_pairs(rows: ibis.Table, recipe: Recipe, encoder: RowEncoder) -> Met:
+    """Which user has met which item in the rows."""
+    assert recipe.negatives is not None
+    assert encoder.items is not None
+    items, with_time = len(encoder.items), recipe.negatives.exclude == "before"
     first = {"time": rows.time.min()} if with_time else {}
     pairs = rows.group_by("user", "item").agg(**first).order_by("user", "item")
     met, times = [np.zeros(0, dtype=np.int64)], []
@@ -193,8 +220,8 @@ def _met(rows: ibis.Table, encoder: RowEncoder, items: int, *, with_time: bool) 
         if encoded.time is not None:
             times.append(encoded.time)
     joined = np.concatenate(met)
-    assert (joined[1:] > joined[:-1]).all()  # rows of users and items are in order of their ids
-    return Met(joined, np.concatenate(times) if with_time else None)
+    order = np.argsort(joined, kind="stable")  # in order already, but for what was appended
+    return Met(joined[order], np.concatenate(times)[order] if with_time else None)
 
 
 def _groups(feature: str, schema: Schema, items: Entities) -> np.ndarray:

@@ -99,7 +99,7 @@ def prepare(
         settings = recipe.model_dump(exclude_none=True)
         if manifest["recipe"] != json.loads(json.dumps(settings, default=str)):
             manifest["recipe"] = settings  # its model or training part is new
-            _write_manifest(out, manifest)
+            write_manifest(out, manifest)
         return Prepared(out, manifest, unchanged=True)
     started = time.perf_counter()
     with written_whole(out, marker=MANIFEST) as folder:
@@ -119,11 +119,12 @@ def prepare(
             **manifest,
             "seconds": round(time.perf_counter() - started, 3),
         }
-        _write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
     return Prepared(out, read_manifest(out), unchanged=False)
 
 
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a data set, whole or not at all."""
     unfinished = folder / f".{MANIFEST}"
     unfinished.write_text(json.dumps(manifest, indent=2, default=str))
     unfinished.rename(folder / MANIFEST)
@@ -172,9 +173,7 @@ class _Preparation:
         if self.recipe.samples_negatives:
             with self.progress("counting items to sample from", None):
                 negatives = fit_negatives(rows, self.recipe, schema, encoder, entities)
-                assert self.recipe.negatives is not None
-                if self.recipe.negatives.fresh:
-                    negatives.sampler.save(self.folder / "negatives")
+                negatives.sampler.save(self.folder / "negatives")
         with contextlib.closing(
             ExampleWriter(
                 self.folder,
@@ -222,7 +221,7 @@ class _Preparation:
         with self.progress("ordering histories", None) as advance:
             for history in schema.event_histories:
                 entering = rows.filter(rows[f"enters.{history.name}"]).drop(*lists)
-                for piece in self._ordered(entering, ["user", "time", "item"]):
+                for piece in in_order(self.engine, entering, ["user", "time", "item"]):
                     writer.add_events(history, piece)
                     advance(piece.num_rows)
                 writer.end_events(history)
@@ -231,7 +230,9 @@ class _Preparation:
         with self.progress("building requests", total) as advance:
             for index, split in enumerate(SPLITS):
                 part = rows.filter(rows.split == index).drop("split")
-                for piece in self._ordered(part, ["user", "time", *context, *lists, "item"]):
+                for piece in in_order(
+                    self.engine, part, ["user", "time", *context, *lists, "item"]
+                ):
                     writer.add_examples(split, piece)
                     if {"user", "item", "time"} <= {*rows.columns}:
                         repeats.add(piece)
@@ -274,10 +275,11 @@ class _Preparation:
         )
         return Schema(features, histories, tuple(recipe.tasks), time)
 
-    def _ordered(self, rows: ibis.Table, keys: list[str]) -> Iterator[pa.RecordBatch]:
-        """Rows in order of the given columns, piece by piece; ties in order of all the others."""
-        if "user" in rows.columns and "time" in rows.columns:
-            first = [key for key in keys if key in rows.columns]
-            rest = [name for name in rows.columns if name not in first]
-            rows = self.engine.ordered(rows, [*first, *rest])
-        yield from even_pieces(rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE), _ROWS_A_PIECE)
+
+def in_order(engine: Engine, rows: ibis.Table, keys: list[str]) -> Iterator[pa.RecordBatch]:
+    """Rows in order of the given columns, piece by piece; ties in order of all the others."""
+    if "user" in rows.columns and "time" in rows.columns:
+        first = [key for key in keys if key in rows.columns]
+        rest = [name for name in rows.columns if name not in first]
+        rows = engine.ordered(rows, [*first, *rest])
+    yield from even_pieces(rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE), _ROWS_A_PIECE)

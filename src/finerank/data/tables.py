@@ -21,7 +21,7 @@ from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS, FileSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from ibis.backends.duckdb import Backend
 
@@ -306,12 +306,31 @@ def check_column(
 
 def _join(parts: Mapping[str, ibis.Table]) -> ibis.Table:
     """The tables of the splits as one, with a column that says which row came from where."""
-    columns = parts["train"].columns
+    alike = _alike({f"split.{name}": part for name, part in parts.items()}, "split")
+    return ibis.union(
+        *(
+            part.mutate(**{SPLIT_COLUMN: ibis.literal(index, "int8")})
+            for index, part in enumerate(alike)
+        )
+    )
+
+
+def _alike(parts: Mapping[str, ibis.Table], where: str) -> list[ibis.Table]:
+    """The tables with the same columns, in one order and of one type.
+
+    Args:
+        parts: by the words that name each in an error.
+        where: what all of them are.
+
+    Raises:
+        FinerankError: one has other columns, or their types have nothing in common.
+    """
+    first, columns = next((name, part.columns) for name, part in parts.items())
     for name, part in parts.items():
         if differ := set(columns) ^ set(part.columns):
             raise FinerankError(
-                f"split.{name}",
-                expected="the columns of split.train",
+                name,
+                expected=f"the columns of {first}",
                 found=f"a difference in {', '.join(sorted(differ))}",
             )
     kinds = {}
@@ -320,23 +339,23 @@ def _join(parts: Mapping[str, ibis.Table]) -> ibis.Table:
         try:
             kinds[column] = datatypes.highest_precedence(found)
         except ibis.common.exceptions.IbisTypeError as error:
+            *others, last = (name.removeprefix(f"{where}.") for name in parts)
             raise FinerankError(
-                "split",
-                expected=f"one type of {column!r} in train, valid and test",
+                where,
+                expected=f"one type of {column!r} in {', '.join(others)} and {last}",
                 found=", ".join(map(str, found)),
             ) from error
-    return ibis.union(
-        *(
-            part.select(**{column: part[column].cast(kinds[column]) for column in columns}).mutate(
-                **{SPLIT_COLUMN: ibis.literal(index, "int8")}
-            )
-            for index, part in enumerate(parts.values())
-        )
-    )
+    return [
+        part.select(**{column: part[column].cast(kinds[column]) for column in columns})
+        for part in parts.values()
+    ]
 
 
 class RawTables:
     """The log, the user table and the item table of a recipe.
+
+    Args:
+        logs: paths of the log, in place of the recipe's.
 
     Attributes:
         log: every row, with the column `SPLIT_COLUMN` where the recipe gives files per split.
@@ -344,8 +363,8 @@ class RawTables:
         sources: what each of them is read from, by its name in the engine.
     """
 
-    def __init__(self, recipe: Recipe, engine: Backend) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, engine: Backend, *, logs: Sequence[str] = ()) -> None:
+        self.recipe, self.logs = recipe, logs
         self.entities: dict[Home, ibis.Table] = {}
         self.sources: dict[str, Source] = {}
         self.log = self._open_log(engine)
@@ -358,7 +377,10 @@ class RawTables:
 
     def _open_log(self, engine: Backend) -> ibis.Table:
         log, split, ids = self.recipe.log, self.recipe.split, self.recipe.id_columns("log")
-        if split.by == "files":
+        if self.logs:
+            parts = {path: open_table(engine, path, path, log, ids) for path in self.logs}
+            table = ibis.union(*_alike(parts, "log")) if len(parts) > 1 else parts[self.logs[0]]
+        elif split.by == "files":
             paths = {name: getattr(split, name) for name in SPLITS}
             table = _join(
                 {
