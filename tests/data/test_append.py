@@ -331,7 +331,7 @@ def refused(data, workshop, match, rows=None, **options):
         (
             {
                 "log": {**RECIPE["log"], "event": "what", "examples": "what = 'view'"},
-                "tasks": {"click": {"event": "click", "within": 5}},
+                "tasks": {"click": {"event": "click", "within": 1}},
             },
             "tasks with event, whose old labels the new rows may change",
         ),
