@@ -354,13 +354,6 @@ def test_data_sets_that_cannot_grow(workshop, parts, match):
     refused(data, workshop, match)
 
 
-def test_sampled_negatives_of_an_earlier_version(workshop):
-    settings = {**RECIPE, "negatives": {"per_positive": 1}}
-    data = workshop.prepare(settings, log=day_log(0), items=ITEMS)
-    (data.folder / "negatives").rename(data.folder / "gone")
-    refused(data, workshop, r"without the folder negatives/, as an earlier version")
-
-
 def test_new_rows_that_do_not_fit(workshop, prepared):
     twice = [*day_log(1), day_log(0)[0]]
     refused(prepared, workshop, r"after the last time .*, 29, found 1 at or before it", twice)

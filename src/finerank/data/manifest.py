@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from finerank.recipe import Recipe
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 
 
