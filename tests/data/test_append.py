@@ -7,10 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+<<<<<<< HEAD
+=======
+from pyarrow import csv
+>>>>>>> append
 
 from finerank.data import grown
 from finerank.data.append import append
@@ -373,6 +378,21 @@ def test_new_rows_that_do_not_fit(workshop, prepared):
     assert read_columns(done.folder / "test" / "requests.arrow")["time"].dtype == torch.int64
 
 
+<<<<<<< HEAD
+=======
+def test_text_whose_ending_says_nothing(workshop):
+    for day in (0, 1):
+        table = pa.Table.from_pylist(day_log(day))
+        csv.write_csv(table, workshop.folder / f"day{day}.events")
+    recipe = {**RECIPE, "log": {**RECIPE["log"], "format": "csv"}}
+    recipe["log"]["path"] = str(workshop.folder / "day0.events")
+    data, new = workshop.prepare(recipe, items=ITEMS), workshop.folder / "day1.events"
+    done = append(data.folder, log=new, out=workshop.folder / "new", split=bounds(1, "number"))
+    assert done.manifest["report"]["rows_in"] == 2 * len(day_log(1))
+    assert str(new) in done.manifest["identity"]["files"]
+
+
+>>>>>>> append
 def test_arguments_that_do_not_fit(workshop, prepared):
     refused(prepared, workshop, "log: expected files with new rows, found none", log=[])
     refused(prepared, workshop, "users: expected none, as the recipe has none", users="u.parquet")

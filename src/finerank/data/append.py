@@ -213,11 +213,12 @@ class _Appending:
     ) -> dict[str, Any]:
         old = self.old.manifest
         settings = self.recipe.model_dump(mode="json", exclude_unset=True)
-        paths = [*self.logs, *(each.path for each in self.recipe.entities.values())]
+        paths = [(path, self.recipe.log.format) for path in self.logs]
+        paths += [(each.path, each.format) for each in self.recipe.entities.values()]
         files = {
             str(file): {"bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns}
-            for path in paths
-            for file in find_files(path, path)
+            for path, kind in paths
+            for file in find_files(path, path, kind)
         }
         part = {
             "log": list(self.logs),

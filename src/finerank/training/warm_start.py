@@ -37,13 +37,15 @@ def start_from(model: nn.Module, earlier: nn.Module, where: str) -> None:
         FinerankError: the models differ in more than the rows of their tables.
     """
     weights = earlier.state_dict()
-    tables = {id(table) for _, table in embedding_tables(model)}
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    names = model.state_dict().keys()
+    tables = {rows.data_ptr() for _, rows in embedding_tables(model)}
+    own = model.state_dict()  # of the model's own memory
+    names = own.keys()
     wrong = sorted(names ^ weights.keys())
     for name in names & weights.keys():
         one, other = own[name], weights[name]
-        grows = id(one) in tables and one.shape[1:] == other.shape[1:] and len(one) >= len(other)
+        grows = (
+            one.data_ptr() in tables and one.shape[1:] == other.shape[1:] and len(one) >= len(other)
+        )
         if one.shape != other.shape and not grows:
             wrong.append(name)
     if wrong:
@@ -56,7 +58,7 @@ def start_from(model: nn.Module, earlier: nn.Module, where: str) -> None:
     with torch.no_grad():
         for name in names:
             one, other = own[name], weights[name]
-            if id(one) in tables:
+            if one.data_ptr() in tables:
                 one[len(other) :] = other[UNKNOWN]
                 one[: len(other)] = other
             else:
