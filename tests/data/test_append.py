@@ -12,10 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-<<<<<<< HEAD
-=======
 from pyarrow import csv
->>>>>>> append
 
 from finerank.data import grown
 from finerank.data.append import append
@@ -378,8 +375,6 @@ def test_new_rows_that_do_not_fit(workshop, prepared):
     assert read_columns(done.folder / "test" / "requests.arrow")["time"].dtype == torch.int64
 
 
-<<<<<<< HEAD
-=======
 def test_text_whose_ending_says_nothing(workshop):
     for day in (0, 1):
         table = pa.Table.from_pylist(day_log(day))
@@ -392,7 +387,6 @@ def test_text_whose_ending_says_nothing(workshop):
     assert str(new) in done.manifest["identity"]["files"]
 
 
->>>>>>> append
 def test_arguments_that_do_not_fit(workshop, prepared):
     refused(prepared, workshop, "log: expected files with new rows, found none", log=[])
     refused(prepared, workshop, "users: expected none, as the recipe has none", users="u.parquet")
