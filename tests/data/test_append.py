@@ -425,8 +425,9 @@ def test_a_grown_model_scores_as_the_old_one_did(workshop, prepared):
     )
     assert went_on.metrics["model"] == "din"
     trained = load(went_on.folder).bundle.model.state_dict()
-    for name, parameter in model.named_parameters():  # the steps were too small to see
-        torch.testing.assert_close(trained[name], parameter.data, rtol=0, atol=0)
+    for name, weights in model.state_dict().items():  # the steps were too small to see
+        if "normalization" not in name:  # batch statistics move on
+            torch.testing.assert_close(trained[name], weights, rtol=0, atol=0)
     with pytest.raises(FinerankError, match="another meaning of uid"):
         train(prepared.folder, workshop.folder / "back", start=went_on.folder)
     with pytest.raises(FinerankError, match="the features and vocabularies"):
