@@ -19,12 +19,13 @@ from finerank.bundle import Bundle, load_bundle
 from finerank.data.dataset import Dataset
 from finerank.data.events import as_times
 from finerank.data.examples import Examples
+from finerank.data.files import open_table
 from finerank.data.list_columns import list_columns
 from finerank.data.lists import read_lists
 from finerank.data.past import Past, derivable
 from finerank.data.rows import EncodedRows, starts_request
 from finerank.data.storage import as_column
-from finerank.data.tables import check_sql, open_table
+from finerank.data.tables import check_sql
 from finerank.errors import FinerankError, did_you_mean
 from finerank.evaluation.evaluator import score
 

@@ -8,8 +8,8 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
+from finerank.data.files import open_table
 from finerank.data.spark_tasks import Raw, changer, reader
-from finerank.data.tables import open_table
 from finerank.settings import FileSettings
 
 TEXTS = {

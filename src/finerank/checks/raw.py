@@ -17,7 +17,7 @@ from finerank.checks.sql import (
     value_sql,
     with_sql,
 )
-from finerank.data.tables import open_table
+from finerank.data.files import open_table
 from finerank.settings import SPLITS, FilesSplit
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from finerank.data.entity_rows import select_entities
 from finerank.data.entity_writer import write_entities
 from finerank.data.events import EventStore
 from finerank.data.example_writer import ExampleWriter
+from finerank.data.files import find_files
 from finerank.data.fitting import Fitting
 from finerank.data.grown import (
     EncodedExamples,
@@ -36,7 +37,7 @@ from finerank.data.prepare import Prepared, in_order, write_manifest
 from finerank.data.repeats import Repeats
 from finerank.data.rows import RowEncoder
 from finerank.data.sampling import NegativeSampler
-from finerank.data.tables import RawTables, find_files
+from finerank.data.tables import RawTables
 from finerank.data.usable import rows_to_fit_on, usable_rows
 from finerank.errors import FinerankError
 from finerank.folders import written_whole

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ibis.backends.duckdb import Backend
 
-    from finerank.data.tables import Source
+    from finerank.data.files import Source
 
 EngineName = Literal["duckdb", "spark"]
 _LONGEST = 500  # characters of an engine's message

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend as DuckDbBackend
     from pyspark.sql import DataFrame, SparkSession
 
-    from finerank.data.tables import Source
+    from finerank.data.files import Source
 
 cloudpickle.register_pickle_by_value(spark_tasks)  # type: ignore[no-untyped-call]
 

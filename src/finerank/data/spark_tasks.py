@@ -21,7 +21,7 @@ _ROWS_A_PIECE = 50_000
 
 
 class Raw(NamedTuple):
-    """A raw table: as `Source` in `finerank.data.tables`, with what DuckDB found in all its files.
+    """A raw table: as `Source` in `finerank.data.files`, with what DuckDB found in all its files.
 
     Attributes:
         types: column -> its type in DuckDB's words.

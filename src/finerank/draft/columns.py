@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import ibis
 
+from finerank.data.files import open_table
 from finerank.data.rows import as_id
-from finerank.data.tables import open_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
