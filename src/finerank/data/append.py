@@ -31,7 +31,7 @@ from finerank.data.grown import (
 )
 from finerank.data.grown_negatives import grown_negatives
 from finerank.data.list_writer import ListWriter
-from finerank.data.manifest import FORMAT, MANIFEST, read_manifest
+from finerank.data.manifest import FORMAT, MANIFEST, read_manifest, stamps
 from finerank.data.new_rows import checked_rows, recipe_of_new_rows
 from finerank.data.prepare import Prepared, in_order, write_manifest
 from finerank.data.repeats import Repeats
@@ -154,7 +154,8 @@ class _Appending:
             users=entities["users"].keys if "users" in entities else None,
             items=entities["items"].keys if "items" in entities else None,
         )
-        stores, shifts = self._events(rows, schema, encoder, entities)
+        ids = self._own_ids(schema, encoder)
+        stores, shifts = self._events(rows, schema, encoder, entities, ids)
         sampler = negatives = None
         if recipe.samples_negatives:
             with self.progress("counting items to sample from", None):
@@ -176,7 +177,7 @@ class _Appending:
             )
         ) as writer:
             repeats = Repeats()
-            pieces = self._earlier(schema, encoder, shifts, sampler)
+            pieces = self._earlier(schema, ids, shifts, sampler)
             first_new = self._examples(writer, pieces, rows, repeats, total)
         before = old.manifest["report"]
         sizes = dict(usable.sizes)
@@ -216,11 +217,7 @@ class _Appending:
         settings = self.recipe.model_dump(mode="json", exclude_unset=True)
         paths = [(path, self.recipe.log.format) for path in self.logs]
         paths += [(each.path, each.format) for each in self.recipe.entities.values()]
-        files = {
-            str(file): {"bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns}
-            for path, kind in paths
-            for file in find_files(path, path, kind)
-        }
+        files = stamps(file for path, kind in paths for file in find_files(path, path, kind))
         part = {
             "log": list(self.logs),
             "tables": {home: each.path for home, each in self.recipe.entities.items()},
@@ -244,7 +241,12 @@ class _Appending:
         }
 
     def _events(
-        self, rows: ibis.Table, schema: Schema, encoder: RowEncoder, entities: dict[str, Any]
+        self,
+        rows: ibis.Table,
+        schema: Schema,
+        encoder: RowEncoder,
+        entities: dict[str, Any],
+        ids: dict[str, np.ndarray],
     ) -> tuple[dict[str, EventStore], dict[str, np.ndarray]]:
         """The old and the new events of each history, and how far the old ones have moved."""
         stores: dict[str, EventStore] = {}
@@ -285,7 +287,7 @@ class _Appending:
                         new / here if count else None,
                         len(keys),
                         self.folder / here,
-                        self._own_ids(schema, encoder),
+                        ids,
                     )
                     stores[history.name] = EventStore.load(self.folder / here)
         return stores, shifts
@@ -293,12 +295,11 @@ class _Appending:
     def _earlier(
         self,
         schema: Schema,
-        encoder: RowEncoder,
+        ids: dict[str, np.ndarray],
         shifts: dict[str, np.ndarray],
         sampler: NegativeSampler | None,
     ) -> Iterator[EncodedExamples]:
         """The old examples of all splits, without sampled negatives."""
-        ids = self._own_ids(schema, encoder)
         for split in SPLITS:
             yield from earlier_examples(self.old.folder / split, schema, shifts, ids, sampler)
 
@@ -337,7 +338,5 @@ class _Appending:
             column, keys = own.get(feature.side, (None, None))
             if feature.home == "log" and feature.type == "id" and feature.column == column:
                 assert keys is not None
-                values = pa.concat_arrays([pa.nulls(1, keys.values.type), keys.values])
-                batch = pa.record_batch({f"feature.{feature.name}": values})
-                ids[feature.name] = encoder.encode_feature(feature.name, batch).to_numpy()
+                ids[feature.name] = encoder.encode_keys(feature.name, keys)
         return ids

@@ -11,7 +11,7 @@ import numpy as np
 
 from finerank.data.grown import earlier_examples
 from finerank.data.negatives import Negatives, met_pairs, negatives_of, positives_of_items
-from finerank.data.sampling import Met, NegativeSampler
+from finerank.data.sampling import Met, NegativeSampler, each_once
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def grown_negatives(
         for old, labels, _, _ in earlier_examples(earlier / split, schema, {}, {}, sampler):
             assert old.item is not None
             positive = np.logical_or.reduce([each == 1 for each in labels.values()])
-            counts[np.unique(old.item)] = np.maximum(counts[np.unique(old.item)], 0)
+            shown = np.bincount(old.item, minlength=len(counts)) > 0
+            counts[shown] = np.maximum(counts[shown], 0)
             counts += np.bincount(old.item, weights=positive, minlength=len(counts)).astype(int)
     met = merged(sampler.met, sampler.items, met_pairs(rows, recipe, encoder), len(items.keys))
     return negatives_of(counts, met, recipe, schema, encoder, items)
@@ -66,7 +67,7 @@ def merged(old: Met, old_items: int, new: Met, items: int) -> Met:
     user, item = np.divmod(old.pairs, old_items)
     both = np.concatenate([user * items + item, new.pairs])
     if old.first is None or new.first is None:
-        return Met(np.unique(both))
+        return Met(each_once(both))
     times = np.concatenate([old.first, new.first])
     order = np.lexsort([times, both])
     pairs, places = np.unique(both[order], return_index=True)  # the earliest of each

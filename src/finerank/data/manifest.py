@@ -12,7 +12,7 @@ from finerank.errors import FinerankError
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from finerank.recipe import Recipe
@@ -87,11 +87,16 @@ def input_files(recipe: Recipe) -> Iterator[tuple[str, Path]]:
             yield from ((where, file) for file in find_files(path, where, kind))
 
 
+def stamps(files: Iterable[Path]) -> dict[str, dict[str, int]]:
+    """What tells of each file whether it is still the same."""
+    return {
+        str(file): {"bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns}
+        for file in files
+    }
+
+
 def identity_of(recipe: Recipe) -> dict[str, Any]:
     """What a prepared data set depends on: the recipe's data part and the input files."""
-    files = {
-        str(file): {"bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns}
-        for _, file in input_files(recipe)
-    }
+    files = stamps(file for _, file in input_files(recipe))
     digest = sha256(json.dumps(data_part(recipe), sort_keys=True).encode()).hexdigest()
     return {"recipe_sha256": digest, "files": files}

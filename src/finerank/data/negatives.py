@@ -251,9 +251,5 @@ def item_ids(recipe: Recipe, schema: Schema, encoder: RowEncoder) -> dict[str, n
                 fix="Move it to a table of items, or leave it out.",
             )
         assert encoder.items is not None
-        keys = pa.concat_arrays([pa.nulls(1, encoder.items.values.type), encoder.items.values])
-        encoded = encoder.encode_feature(
-            feature.name, pa.record_batch({f"feature.{feature.name}": keys})
-        )
-        ids[feature.name] = encoded.to_numpy()
+        ids[feature.name] = encoder.encode_keys(feature.name, encoder.items)
     return ids

@@ -217,6 +217,12 @@ class RowEncoder:
                 found=expected[2] or str(error).splitlines()[0],
             ) from error
 
+    def encode_keys(self, name: str, keys: Vocabulary) -> np.ndarray:
+        """A feature that is the user's or item's own id: of the unknown one, then of each key."""
+        values = pa.concat_arrays([pa.nulls(1, keys.values.type), keys.values])
+        column = pa.record_batch({f"feature.{name}": values})
+        return np.asarray(self.encode_feature(name, column))
+
 
 def _flat(rows: pa.RecordBatch | pa.Table, name: str) -> pa.Array:
     column = rows.column(name)
