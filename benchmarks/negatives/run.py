@@ -107,7 +107,8 @@ def calibration(seed: int, work: Path) -> dict[str, tuple[np.ndarray, np.ndarray
     write(simulate(users=2_000, requests_per_user=20, candidates_per_request=10, seed=seed), work)
     text = (files("finerank") / "recipes" / "simulated.yaml").read_text()
     (work / "recipe.yaml").write_text(text.replace("raw/", ""))
-    recipe = Recipe.load(work / "recipe.yaml").override([f"training.seed={seed}"])
+    split = ["split.by=random", "split.valid=0.1", "split.test=0.1"]
+    recipe = Recipe.load(work / "recipe.yaml").override([*split, f"training.seed={seed}"])
     full = scored(recipe, work / "all")
     labels, kept = scored(recipe.override([f"negatives.keep={KEEP}"]), work / "kept")
     odds = kept / (1 - kept) / KEEP
