@@ -125,14 +125,15 @@ class _PairLinear(torch.autograd.Function):
         dim, num_pairs = candidate.shape[1], candidate_of_pair.shape[0]
         of_candidate, of_step, of_product = weight.tensor_split([dim, dim + values.shape[1]], 1)
         by_candidate = functional.linear(candidate, of_candidate, bias)  # (B, H)
-        by_step = values @ of_step.t()  # (N, H)
-        hidden = by_step if step is None else by_step.index_select(0, step)  # (P, H)
+        hidden = by_candidate.index_select(0, candidate_of_pair)  # (P, H)
+        if step is None:
+            hidden.addmm_(values, of_step.t())
+        else:
+            hidden += (values @ of_step.t()).index_select(0, step)
         for part in _parts(offsets, num_pairs, dim):
-            places = candidate_of_pair[part.pairs]
-            product = candidate.index_select(0, places)
+            product = candidate.index_select(0, candidate_of_pair[part.pairs])
             product.mul_(_steps_of(values[:, :dim], step, part.pairs))
-            rows = hidden[part.pairs].addmm_(product, of_product.t())
-            rows.add_(by_candidate.index_select(0, places))
+            hidden[part.pairs].addmm_(product, of_product.t())
         return hidden
 
     @staticmethod
@@ -156,11 +157,10 @@ class _PairLinear(torch.autograd.Function):
             shared = _steps_of(values[:, :dim], step, part.pairs)
             product = candidate.index_select(0, candidate_of_pair[part.pairs])
             d_product = of_part @ of_product
-            d_shared = product * d_product
             if step is None:
-                d_values[part.pairs, :dim] += d_shared
+                d_values[part.pairs, :dim].addcmul_(product, d_product)
             else:
-                d_values[:, :dim].index_add_(0, step[part.pairs], d_shared)
+                d_values[:, :dim].index_add_(0, step[part.pairs], product * d_product)
             d_product_weight.addmm_(of_part.t(), product.mul_(shared))
             first = part.pairs.start
             ends = offsets[part.candidates.start : part.candidates.stop + 1] - first
