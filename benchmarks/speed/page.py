@@ -30,7 +30,8 @@ zipf-like, histories lognormal, labels random: what is measured is speed, not wh
 - **floor**: the step's bare matrix products, forward and twice backward, and one read and write of
   the batch's embedding rows with both moments of Adam, without any padding. A share of the floor of
   100 % would leave no time for anything else.
-- Samples a second are medians over rounds, with the least and the most. Memory is the process's
+- Samples a second are medians over rounds, with the least and the most; rounds after the first
+  repeat only the two fastest other libraries. Memory is the process's
   own, without those of loader workers: resident before training (library and data loaded), and the
   peak.
 
@@ -46,7 +47,8 @@ What the setup can't make equal; details in the head of each library's file in `
 - torch-rechub normalises every layer of every MLP over the batch, and its DIN's MLP has a Dice of
   its own.
 - torch-rechub and NextRec attend to items and to categories apart, with width 64 each.
-- finerank gives a number a second input: whether it is missing.
+- finerank gives a number a second input: whether it is missing. Its Adam leaves the embedding rows
+  at rest that a batch does not use; the others move every row of every table in each step.
 - Models that a wheel lacks are composed of its layers: DNN in FuxiCTR, torch-rechub and NextRec,
   DCN and MMoE in FuxiCTR. The regularisers that DeepCTR-Torch and torch-rechub have by default are
   off.
