@@ -3,10 +3,10 @@
 python benchmarks/speed/run.py [CASE ...] [--rounds 3] [--only finerank fuxictr] [--scale 0.02]
 
 A CASE is a name or a letter of `cases.py`: a to g, or scaling; all but scaling where none is named.
-Each measurement is a process of its own. A round measures every library once, one after another, so that
-what else the machine does meets all of them; of the other libraries, later rounds measure the two
-that were fastest in the first. Results of other cases stay as they are. With a scale, which is for
-trying things out, the page goes to the work folder.
+Each measurement is a process of its own. A round measures every library once, one after another, so
+that what else the machine does meets all of them; of the other libraries, later rounds measure the
+two that were fastest in the first. Results of other cases stay as they are. With a scale, which is
+for trying things out, the page goes to the work folder.
 """
 
 from __future__ import annotations
