@@ -186,3 +186,26 @@ def test_names_and_letters(suite):
     assert [case.name for case in cases.chosen(["a", "mmoe"])] == ["din-tailed", "mmoe"]
     assert {case.letter for case in cases.chosen([])} == set("abcdefg")
     assert sum(cases.criteo_like(1_000_000)) == pytest.approx(1_000_000, rel=0.01)
+
+
+def test_later_rounds_repeat_the_two_fastest_others_of_each_measure(suite):
+    run = suite("run")
+    rates = {
+        ("finerank", "step"): 1.0,
+        ("floor", "step"): 9.0,
+        ("fuxictr", "step"): 2.0,
+        ("rechub", "step"): 3.0,
+        ("deepctr", "step"): 4.0,
+        ("fuxictr", "end to end"): 5.0,
+        ("rechub", "end to end"): 1.0,
+        ("deepctr", "end to end"): 2.0,
+    }
+    kept = run.worth_repeating(list(rates), rates)
+    assert kept == [
+        ("finerank", "step"),
+        ("floor", "step"),
+        ("rechub", "step"),
+        ("deepctr", "step"),
+        ("fuxictr", "end to end"),
+        ("deepctr", "end to end"),
+    ]
