@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from finerank.models.inputs import joined_tables
+from finerank.training.adam import Adam
 from finerank.training.row_optimizers import LazyAdam, RowOptimizer, RowwiseAdagrad
 
 if TYPE_CHECKING:
@@ -36,38 +37,36 @@ class Optimizers:
     def __init__(self, model: nn.Module, weighting: nn.Module, settings: TrainingSettings) -> None:
         self._tables = [tables for _, tables in joined_tables(model)]
         known = {id(tables.weight) for tables in self._tables}
-        groups: list[dict[str, Any]] = [
-            {
-                "params": [p for p in model.parameters() if id(p) not in known],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": list(weighting.parameters())},
+        rate, dense = settings.learning_rate, [p for p in model.parameters() if id(p) not in known]
+        self._adams = [
+            Adam(dense, learning_rate=rate, weight_decay=settings.weight_decay),
+            Adam(weighting.parameters(), learning_rate=rate),
         ]
         self._of_rows: RowOptimizer | None = None
         if settings.table_optimizer in _OF_ROWS:
-            kind, rate = _OF_ROWS[settings.table_optimizer], settings.learning_rate
+            kind = _OF_ROWS[settings.table_optimizer]
             self._of_rows = kind(self._tables, learning_rate=rate)
         else:
-            tables = [tables.weight for tables in self._tables]
-            groups.append({"params": tables, "weight_decay": settings.embedding_weight_decay})
-        self._dense = torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+            weights = [tables.weight for tables in self._tables]
+            decay = settings.embedding_weight_decay
+            self._adams.append(Adam(weights, learning_rate=rate, weight_decay=decay))
 
     @property
     def learning_rate(self) -> float:
         """That of all weights."""
-        rate: float = self._dense.param_groups[0]["lr"]
-        return rate
+        return self._adams[0].learning_rate
 
     def slow_down(self, factor: float) -> None:
         """Multiply the learning rate."""
-        for group in self._dense.param_groups:
-            group["lr"] *= factor
+        for adam in self._adams:
+            adam.learning_rate *= factor
         if self._of_rows is not None:
             self._of_rows.learning_rate *= factor
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self._dense.zero_grad()
+        for adam in self._adams:
+            adam.zero_grad()
 
     def step(self) -> None:
         """Update all weights by their gradients."""
@@ -76,7 +75,8 @@ class Optimizers:
         else:
             for each in self._tables:
                 each.weight.grad = _of_every_row(each)
-        self._dense.step()
+        for adam in self._adams:
+            adam.step()
 
 
 def _of_every_row(tables: EmbeddingTables) -> Tensor:
