@@ -13,6 +13,7 @@ import pytest
 
 from finerank.data.batch import Jagged
 from finerank.data.dataset import Dataset
+from finerank.data.events import EventStore
 from finerank.data.prepare import prepare
 from finerank.data.storage import read_columns
 from finerank.recipe import Recipe
@@ -63,7 +64,7 @@ def read():
     """A split of a data set as a list of requests, in the raw ids, decoded where a vocabulary is.
 
     A request: ``user``, ``time``, ``request`` features, ``histories`` (steps with ``raw_item``,
-    ``raw_time`` and features), ``candidates`` (``item``, ``labels``, features). Features are as
+    ``raw_time`` where they are events, and features), ``candidates`` (``item``, ``labels``, features). Features are as
     encoded where ``encoded`` is set, else ids are raw values, None where unknown.
     """
 
@@ -96,10 +97,9 @@ def read():
             for name, history in batch.histories.items():
                 window = slice(*(int(bound[request]) for bound in examples.windows[name]))
                 store = dataset.stores[name]
-                steps[name] = {
-                    "raw_time": store.time[window].tolist(),
-                    **columns(history.columns),
-                }
+                steps[name] = columns(history.columns)
+                if isinstance(store, EventStore):
+                    steps[name]["raw_time"] = store.time[window].tolist()
                 if store.item is not None:
                     steps[name]["raw_item"] = raw(dataset.items, store.item[window])
                 assert history.offsets.tolist() == [0, window.stop - window.start]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyarrow import csv
 
-from finerank.data import grown
+from finerank.data import grown, grown_events
 from finerank.data.append import append
 from finerank.data.dataset import Dataset
 from finerank.data.sampling import NegativeSampler
@@ -179,7 +179,8 @@ def some(count):
 def test_appending_gives_what_preparing_the_union_gives(
     new_workshop, read, monkeypatch, kind, logs
 ):
-    monkeypatch.setattr(grown, "_ROWS_A_PIECE", 7)
+    for module in (grown, grown_events):
+        monkeypatch.setattr(module, "_ROWS_A_PIECE", 7)
     stages = grow(new_workshop, recipe_for(kind), logs, kind)
     last = stages[-1]
     table = {each["iid"]: each for each in [*ITEMS, *LATER]}
@@ -229,7 +230,8 @@ def check_vocabularies(stages, logs):
 @some(2)
 @given(logs=st.tuples(days(0), days(1), days(2)))
 def test_negatives_are_those_of_the_union(new_workshop, read, monkeypatch, negatives, logs):
-    monkeypatch.setattr(grown, "_ROWS_A_PIECE", 7)
+    for module in (grown, grown_events):
+        monkeypatch.setattr(module, "_ROWS_A_PIECE", 7)
     stages = grow(new_workshop, recipe_for("number", negatives=negatives), logs, "number")
     last, rows = stages[-1], [each for log in logs for each in log]
     train_rows = [r for r in rows if r["at"] < 2 * DAY + VALID and r["click"] is not None]
@@ -328,10 +330,6 @@ def refused(data, workshop, match, rows=None, **options):
     [
         ({"negatives": {"keep": 0.5}}, r"negatives\.keep, whose share of old rows"),
         (
-            {"histories": {"before": {"features": ["iid"], "lists": {"iid": "list"}}}},
-            r"histories\.\*\.lists.*Prepare all of the log anew",
-        ),
-        (
             {
                 "log": {**RECIPE["log"], "event": "what", "examples": "what = 'view'"},
                 "tasks": {"click": {"event": "click", "within": 1}},
@@ -350,7 +348,7 @@ def refused(data, workshop, match, rows=None, **options):
     ],
 )
 def test_data_sets_that_cannot_grow(workshop, parts, match):
-    rows = [{**each, "what": "view", "list": ["i1"]} for each in day_log(0)]
+    rows = [{**each, "what": "view"} for each in day_log(0)]
     rows += [{**each, "what": "click"} for each in rows]
     data = workshop.prepare({**RECIPE, **parts}, log=rows, items=ITEMS)
     refused(data, workshop, match)

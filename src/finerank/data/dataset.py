@@ -24,6 +24,7 @@ from finerank.errors import FinerankError
 from finerank.recipe import Recipe
 
 if TYPE_CHECKING:
+    from finerank.data.schema import Home
     from finerank.settings import SplitName
 
 
@@ -43,19 +44,21 @@ class Dataset:
         self.recipe = Recipe.parse(self.manifest["recipe"], where=str(folder))
         self.schema = Schema.from_json(self.manifest["schema"])
 
-    def _entities(self, home: str) -> Entities | None:
-        folder = self.folder / home
-        return Entities.load(folder) if folder.exists() else None
-
     @cached_property
+    def _entities(self) -> dict[Home, Entities]:
+        homes: tuple[Home, ...] = ("users", "items")
+        there = [home for home in homes if (self.folder / home).exists()]
+        return {home: Entities.load(self.folder / home) for home in there}
+
+    @property
     def users(self) -> Entities | None:
         """The users, or None where the log names none."""
-        return self._entities("users")
+        return self._entities.get("users")
 
-    @cached_property
+    @property
     def items(self) -> Entities | None:
         """The items, or None where the log names none."""
-        return self._entities("items")
+        return self._entities.get("items")
 
     @cached_property
     def stores(self) -> dict[str, EventStore | ListStore]:
@@ -69,11 +72,7 @@ class Dataset:
     @cached_property
     def encoder(self) -> RowEncoder:
         """What turns raw rows into the numbers of this data set."""
-        return RowEncoder(
-            load_encodings(self.folder / "encodings", self.schema),
-            users=None if self.users is None else self.users.keys,
-            items=None if self.items is None else self.items.keys,
-        )
+        return RowEncoder.of(load_encodings(self.folder / "encodings", self.schema), self._entities)
 
     def split(self, name: SplitName) -> Examples:
         """The examples of a split."""

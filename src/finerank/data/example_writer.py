@@ -15,12 +15,13 @@ from finerank.data.storage import ColumnWriter, with_prefix, write_columns
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from finerank.data.entities import Entities
     from finerank.data.list_writer import ListWriter
     from finerank.data.negatives import Negatives
-    from finerank.data.schema import Feature, History, Schema
+    from finerank.data.schema import Feature, History, Home, Schema
 
 
 class ExampleWriter:
@@ -41,7 +42,7 @@ class ExampleWriter:
         folder: Path,
         schema: Schema,
         encoder: RowEncoder,
-        entities: dict[str, Entities],
+        entities: Mapping[Home, Entities],
         *,
         lists: ListWriter,
         negatives: Negatives | None = None,
@@ -49,9 +50,9 @@ class ExampleWriter:
     ) -> None:
         self.folder, self.schema, self.encoder, self.entities = folder, schema, encoder, entities
         self.lists, self.negatives = lists, negatives
-        self.events: dict[str, int] = {}
-        self.requests: dict[str, int] = {}
         self._stores = {} if stores is None else stores
+        self.events = {name: len(store.time) for name, store in self._stores.items()}
+        self.requests: dict[str, int] = {}
         self._stack = contextlib.ExitStack()
         self._events: ColumnWriter | None = None
         self._requests: ColumnWriter | None = None

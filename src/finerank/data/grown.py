@@ -1,4 +1,4 @@
-"""What an earlier prepared data set gives to a later one: ids, events and examples, extended.
+"""What an earlier prepared data set gives to a later one: ids and examples.
 
 Shapes: ``U`` rows of users, ``R`` requests, ``B`` candidates, ``V`` rows of a vocabulary.
 """
@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.encoding import IdEncoding, IdsEncoding
-from finerank.data.events import EventStore
 from finerank.data.rows import EncodedRows
-from finerank.data.storage import ColumnWriter, read_batch, write_columns
+from finerank.data.storage import read_batch
 from finerank.data.vocabulary import UNKNOWN, Buckets, Vocabulary
 from finerank.errors import FinerankError
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finerank.data.encoding import Encoding
+    from finerank.data.rows import RowEncoder
     from finerank.data.sampling import NegativeSampler
     from finerank.data.schema import Schema
     from finerank.data.vocabulary import Ids
@@ -92,56 +92,17 @@ def _grown(old: Ids, new: Ids, most: int | None, feature: str) -> Ids:
     return Vocabulary(pa.concat_arrays([old.values, added]))
 
 
-def extended_offsets(store: EventStore, users: int) -> np.ndarray:
-    """The offsets of a store ``(U + 1,)`` for more users, who have no events in it."""
-    offsets = store.user_offsets.numpy()
-    return np.concatenate([offsets, np.full(users + 1 - len(offsets), offsets[-1])])
-
-
-def merge_events(
-    old: Path, new: Path | None, users: int, out: Path, ids: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Write the events of each user, the old ones before the new ones.
-
-    Args:
-        old: the folder of a history's events.
-        new: that of its new events, of the same columns; None where there are none.
-        users: how many rows of users there are now.
-        out: the folder to be written.
-        ids: features of the log that are the item's own id -> the id of each row of items, looked
-            up anew.
-
-    Returns:
-        How far the old events of each user have moved ``(U,)``.
-    """
-    stores = [EventStore.load(old)] + ([] if new is None else [EventStore.load(new)])
-    offsets = [extended_offsets(store, users) for store in stores]
-    batches = [read_batch(folder / "events.arrow") for folder in (old, new) if folder is not None]
-    merged = np.sum(offsets, axis=0)
-    with ColumnWriter(out / "events.arrow", batches[0].schema) as writer:
-        first = 0
-        while first < users:  # as many users as a piece holds, at least one
-            end = int(np.searchsorted(merged, merged[first] + _ROWS_A_PIECE, side="right")) - 1
-            end = min(max(end, first + 1), users)
-            owners = [
-                np.repeat(np.arange(first, end), np.diff(each[first : end + 1])) for each in offsets
-            ]
-            order = pa.array(np.argsort(np.concatenate(owners), kind="stable"))
-            parts = [
-                batch.slice(each[first], each[end] - each[first])
-                for batch, each in zip(batches, offsets, strict=True)
-            ]
-            columns = {
-                name: pa.concat_arrays([part.column(name) for part in parts]).take(order)
-                for name in batches[0].schema.names
-            }
-            for name, of_item in ids.items():
-                if f"feature.{name}" in columns:
-                    columns[f"feature.{name}"] = pa.array(of_item[np.asarray(columns["item"])])
-            writer.append(columns)
-            first = end
-    write_columns(out / "users.arrow", pa.record_batch({"offset": pa.array(merged)}))
-    return np.asarray((merged - offsets[0])[:-1])
+def own_ids(recipe: Recipe, schema: Schema, encoder: RowEncoder) -> dict[str, np.ndarray]:
+    """Features of the log that are the user's or item's own id -> the id of each of their rows."""
+    users, items = (recipe.log.user, encoder.users), (recipe.log.item, encoder.items)
+    own = {"user": users, "item": items, "history": items}
+    ids = {}
+    for feature in schema.features:
+        column, keys = own.get(feature.side, (None, None))
+        if feature.home == "log" and feature.type == "id" and feature.column == column:
+            assert keys is not None
+            ids[feature.name] = encoder.encode_keys(feature.name, keys)
+    return ids
 
 
 def earlier_examples(

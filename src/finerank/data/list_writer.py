@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from finerank.data.lists import Listed, read_lists
-from finerank.data.storage import ColumnWriter, with_prefix
+from finerank.data.storage import ColumnWriter, read_batch, with_prefix
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from finerank.data.rows import RowEncoder
     from finerank.recipe import Recipe
+
+_ROWS_A_PIECE = 500_000
 
 Windows = tuple[np.ndarray, np.ndarray]
 
 
 class ListWriter:
-    """Writes the steps of ready-made histories; rows with the same steps in a row share them."""
+    """Writes the steps of ready-made histories; rows with the same steps in a row share them.
 
-    def __init__(self, folder: Path, recipe: Recipe, encoder: RowEncoder) -> None:
+    Args:
+        earlier: a prepared data set whose steps come first, as they are.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, encoder: RowEncoder, *, earlier: Path | None = None
+    ) -> None:
         self.recipe, self.encoder = recipe, encoder
-        self._folder = folder
+        self._folder, self._earlier = folder, earlier
         self._stack = contextlib.ExitStack()
         self._writers: dict[str, ColumnWriter] = {}
         self._last: dict[str, Listed] = {}  # the row before
@@ -55,8 +62,7 @@ class ListWriter:
             columns["item"] = pa.array(new.item)
         if name not in self._writers:
             kinds = pa.schema([(each, array.type) for each, array in columns.items()])
-            path = self._folder / "events" / name / "events.arrow"
-            self._writers[name] = self._stack.enter_context(ColumnWriter(path, kinds))
+            self._open(name, kinds)
         writer = self._writers[name]
         bounds = writer.rows + new.offsets
         writer.append(columns)
@@ -66,6 +72,16 @@ class ListWriter:
         of_row = np.cumsum(changes)  # 0: as the row before the piece
         self._last_window[name] = int(starts[-1]), int(ends[-1])
         return starts[of_row], ends[of_row]
+
+    def _open(self, name: str, kinds: pa.Schema) -> None:
+        here = Path("events") / name / "events.arrow"
+        writer = self._stack.enter_context(ColumnWriter(self._folder / here, kinds))
+        self._writers[name] = writer
+        if self._earlier is not None:
+            old = read_batch(self._earlier / here)
+            for first in range(0, old.num_rows, _ROWS_A_PIECE):
+                piece = old.slice(first, _ROWS_A_PIECE)
+                writer.append({each: piece.column(each) for each in kinds.names})
 
     def end(self) -> dict[str, int]:
         """Close the stores, and say how many steps each has.

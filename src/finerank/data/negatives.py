@@ -15,10 +15,12 @@ from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from finerank.data.engine import Engine
     from finerank.data.entities import Entities
     from finerank.data.rows import EncodedRows, RowEncoder
-    from finerank.data.schema import Schema
+    from finerank.data.schema import Home, Schema
     from finerank.recipe import Recipe
 
 
@@ -131,7 +133,7 @@ def fit_negatives(
     recipe: Recipe,
     schema: Schema,
     encoder: RowEncoder,
-    entities: dict[str, Entities],
+    entities: Mapping[Home, Entities],
 ) -> Negatives:
     """What negatives are drawn from, and what for each user is left out.
 

@@ -50,7 +50,6 @@ def recipe_of_new_rows(
         "tasks with event, whose old labels the new rows may change" * recipe.has_event_tasks,
         "negatives.keep, whose share of old rows can't be taken again"
         * (recipe.negatives is not None and recipe.negatives.keep is not None),
-        "histories.*.lists" * bool(recipe.list_histories),
         "a log without time" * (recipe.log.time is None),
     ):
         if found:

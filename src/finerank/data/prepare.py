@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finerank.data.doubts import doubts_of_labels, doubts_of_tables, doubts_of_times
+from finerank.data.assembly import (
+    doubts,
+    encode_entities,
+    in_order,
+    kept_entities,
+    log_features,
+    report_of_rows,
+    report_of_set,
+    write_examples,
+)
 from finerank.data.durations import as_duration
 from finerank.data.encoding import save_encodings
-from finerank.data.engine import even_pieces, open_engine
-from finerank.data.entity_rows import select_entities
-from finerank.data.entity_writer import check_keys, write_entities
+from finerank.data.engine import open_engine
+from finerank.data.entity_writer import check_keys
 from finerank.data.example_writer import ExampleWriter
 from finerank.data.fitting import Fitting
 from finerank.data.list_columns import list_columns
@@ -27,7 +35,6 @@ from finerank.data.manifest import (
     read_manifest,
 )
 from finerank.data.negatives import fit_negatives
-from finerank.data.repeats import Repeats
 from finerank.data.rows import RowEncoder
 from finerank.data.schema import Feature, History, Schema
 from finerank.data.tables import RawTables
@@ -35,20 +42,13 @@ from finerank.data.usable import rows_to_fit_on, usable_rows
 from finerank.errors import FinerankError
 from finerank.folders import written_whole
 from finerank.progress import Progress, silent
-from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import ibis
-    import pyarrow as pa
 
     from finerank.data.encoding import Encoding
     from finerank.data.engine import Engine, EngineName
-    from finerank.data.schema import Home
     from finerank.recipe import Recipe
-
-_ROWS_A_PIECE = 500_000
 
 
 @dataclass(frozen=True)
@@ -136,39 +136,22 @@ class _Preparation:
     def __init__(self, recipe: Recipe, engine: Engine, folder: Path, progress: Progress) -> None:
         self.recipe, self.engine, self.folder, self.progress = recipe, engine, folder, progress
         self.tables = RawTables(recipe, engine.raw)
-        self.log_features = [
-            name
-            for name in recipe.features
-            if self.tables.home_of(name) == "log" and not recipe.only_listed(name)
-        ]
 
     def run(self) -> dict[str, Any]:
         with self.progress("reading the log", None):
-            usable = usable_rows(self.tables, self.engine, self.log_features)
+            usable = usable_rows(self.tables, self.engine, log_features(self.tables))
             rows = usable.rows
-            tables = {home: self._entities(home) for home in self.tables.entities}
-            for home, table in tables.items():
+            kept = kept_entities(self.tables, self.engine)
+            for home, table in kept.items():
                 check_keys(rows, table, home)
         with self.progress("fitting vocabularies", None):
             train = rows_to_fit_on(rows, self.recipe)
-            fitting = Fitting(train, self.tables, tables, self.engine)
-            encodings = fitting.encodings()
+            encodings = Fitting(train, self.tables, kept, self.engine).encodings()
             schema = self._schema(rows, encodings)
             save_encodings(self.folder / "encodings", encodings, schema)
         with self.progress("encoding users and items", None):
-            entities = {
-                home: write_entities(
-                    rows, home, tables.get(home), self.tables, schema, encodings, self.folder
-                )
-                for home in ("users", "items")
-                if getattr(self.recipe.log, home[:-1]) is not None
-            }
-        encoder = RowEncoder(
-            encodings,
-            users=entities["users"].keys if "users" in entities else None,
-            items=entities["items"].keys if "items" in entities else None,
-        )
-        total = sum(usable.sizes.values())
+            entities = encode_entities(rows, kept, self.tables, schema, encodings, self.folder)
+        encoder = RowEncoder.of(encodings, entities)
         negatives = None
         if self.recipe.samples_negatives:
             with self.progress("counting items to sample from", None):
@@ -184,39 +167,18 @@ class _Preparation:
                 negatives=negatives,
             )
         ) as writer:
-            repeats = self._write(writer, schema, rows, total)
+            self._write_events(writer, schema, rows)
+            repeats = write_examples(
+                writer, usable, self.tables, schema, self.engine, self.progress
+            )
         report = {
-            "rows_in": total + sum(usable.dropped.values()),
-            "rows_dropped": usable.dropped,
-            "rows": usable.sizes,
-            "rows_repeated": repeats.count,
-            "requests": writer.requests,
-            "events": writer.events,
-            "users": len(entities["users"].keys) - 1 if "users" in entities else 0,
-            "items": len(entities["items"].keys) - 1 if "items" in entities else 0,
-            "vocabulary": {f.name: f.size - 1 for f in schema.features if f.space},
-            "unknown_rate": writer.unknown_rates(),
-            "label_rate": writer.label_rates(),
-            "negatives_kept": usable.negatives_kept,
+            **report_of_rows(usable, repeats),
+            **report_of_set(writer, schema, entities, negatives),
+            "warnings": doubts(writer, rows, kept, self.tables),
         }
-        if negatives is not None:
-            report["negatives"] = negatives.drawn
-            report["negatives_lacking"] = negatives.lacking
-        report["warnings"] = [
-            *doubts_of_times(rows),
-            *doubts_of_tables(rows, tables, self.tables),
-            *doubts_of_labels(writer.label_rates()),
-        ]
         return {"schema": schema.to_json(), "report": report}
 
-    def _entities(self, home: Home) -> ibis.Table:
-        """A table of users or items, read once."""
-        table = select_entities(self.tables, home)
-        return self.engine.keep(home, self.engine.load(home, table, self.tables.sources))
-
-    def _write(
-        self, writer: ExampleWriter, schema: Schema, rows: ibis.Table, total: int
-    ) -> Repeats:
+    def _write_events(self, writer: ExampleWriter, schema: Schema, rows: ibis.Table) -> None:
         lists = list_columns(self.recipe)
         with self.progress("ordering histories", None) as advance:
             for history in schema.event_histories:
@@ -225,21 +187,6 @@ class _Preparation:
                     writer.add_events(history, piece)
                     advance(piece.num_rows)
                 writer.end_events(history)
-        repeats = Repeats()
-        context = [f"feature.{f.name}" for f in schema.request_features if f.home == "log"]
-        with self.progress("building requests", total) as advance:
-            for index, split in enumerate(SPLITS):
-                part = rows.filter(rows.split == index).drop("split")
-                for piece in in_order(
-                    self.engine, part, ["user", "time", *context, *lists, "item"]
-                ):
-                    writer.add_examples(split, piece)
-                    if {"user", "item", "time"} <= {*rows.columns}:
-                        repeats.add(piece)
-                    advance(piece.num_rows)
-                writer.end_examples()
-            writer.end_lists()
-        return repeats
 
     def _schema(self, rows: ibis.Table, encodings: dict[str, Encoding]) -> Schema:
         recipe = self.recipe
@@ -274,12 +221,3 @@ class _Preparation:
             for name, settings in recipe.histories.items()
         )
         return Schema(features, histories, tuple(recipe.tasks), time)
-
-
-def in_order(engine: Engine, rows: ibis.Table, keys: list[str]) -> Iterator[pa.RecordBatch]:
-    """Rows in order of the given columns, piece by piece; ties in order of all the others."""
-    if "user" in rows.columns and "time" in rows.columns:
-        first = [key for key in keys if key in rows.columns]
-        rest = [name for name in rows.columns if name not in first]
-        rows = engine.ordered(rows, [*first, *rest])
-    yield from even_pieces(rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE), _ROWS_A_PIECE)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from finerank.data.encoding import Encoding
+    from finerank.data.entities import Entities
+    from finerank.data.schema import Home
     from finerank.data.vocabulary import Vocabulary
     from finerank.recipe import Recipe
 
@@ -189,6 +191,12 @@ class RowEncoder:
         items: Vocabulary | None,
     ) -> None:
         self.encodings, self.users, self.items = encodings, users, items
+
+    @classmethod
+    def of(cls, encodings: Mapping[str, Encoding], entities: Mapping[Home, Entities]) -> RowEncoder:
+        """With the ids of the users and items that there are."""
+        keys = {home: each.keys for home, each in entities.items()}
+        return cls(encodings, users=keys.get("users"), items=keys.get("items"))
 
     def encode(self, rows: pa.RecordBatch | pa.Table, features: Sequence[str]) -> EncodedRows:
         """Encode the user, item and time of rows, and the named features.
