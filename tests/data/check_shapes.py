@@ -3,6 +3,7 @@
 import datetime as dt
 import random
 
+from finerank.data.append import append
 from finerank.settings import SPLITS
 
 VALID_FROM, TEST_FROM = 40, 50
@@ -33,6 +34,7 @@ def event(draw, at=None):
         "words": draw.choice([None, [], ["p", None, " q "], ["p"], ["r"]]),
         "vector": draw.choice([None, [1.0, 2.0], [0.5, -1.0]]),
         "kind": draw.choice(["view", "view", "view", "click", "order"]),
+        "past": draw.choice([None, ["a"], ["b", "c", "a"], ["e", "x"] if late else []]),
     }
 
 
@@ -154,6 +156,13 @@ SHAPES = {
         "tasks": {"like": "rating >= 4"},
         "split": {"by": "random", "test": 0.3},
     },
+    "lists": {
+        "log": LOG,
+        **WITH_ITEMS,
+        "histories": {"before": {"lists": {"iid": "past"}, "features": ["iid", "kind"]}},
+        "split": BY_TIME,
+        "tasks": {"like": "rating >= 4"},
+    },
     "files": {
         "log": {"user": "uid", "item": "iid"},
         "features": IN_LOG,
@@ -224,6 +233,46 @@ def prepare(workshop, shape, seed=0):
     tables |= {"users": USERS} if "users" in settings else {}
     tables |= {"items": ITEMS} if "items" in settings else {}
     return workshop.prepare(settings, **tables).folder
+
+
+LATER = [{**each, "price": 7.0, "kind": "w"} if each["iid"] == "b" else each for each in ITEMS[1:]]
+LATER += [{"iid": "h", "tags": "late", "price": 3.0, "kind": "w"}]  # a is listed no more
+GROWING = (
+    *("time", "shares", "hashed", "moments", "last", "random", "lists", "negatives"),
+    *("negatives before", "negatives fresh"),
+)
+
+
+def day(number, seed=0):
+    """The events of a day, with items and devices that no earlier day has."""
+    draw = random.Random(f"{seed} {number}")
+    rows = []
+    for row in events(draw.random()):
+        new = {"at": row["at"] + 100 * number}
+        new |= {"device": f"device {number}"} if draw.random() < 0.2 and number else {}
+        new |= {"iid": "h"} if draw.random() < 0.2 and number else {}
+        rows.append({**row, **new})
+    return rows
+
+
+def grow(workshop, shape):
+    """The folders of a data set of a shape, and of those with two days more."""
+    settings = SHAPES[shape]
+    kind = {"moments": moments}.get(shape, list)
+    tables = {"users": USERS} if "users" in settings else {}
+    tables |= {"items": ITEMS} if "items" in settings else {}
+    folders = [workshop.prepare(settings, log=kind(day(0)), **tables).folder]
+    for number in (1, 2):
+        log = workshop.write(f"day{number}", kind(day(number)))
+        items = workshop.write("later", LATER) if "items" in settings and number == 2 else None
+        at = [100 * number + VALID_FROM, 100 * number + TEST_FROM]
+        if kind is moments:
+            at = [str(row["at"]) for row in moments([{"at": each} for each in at])]
+        split = {"valid_from": at[0], "test_from": at[1]}
+        split = {"valid": 0.2, "test": 0.2} if shape == "shares" else split
+        out = workshop.folder / f"grown{number}"
+        folders.append(append(folders[-1], log=log, out=out, items=items, split=split).folder)
+    return folders
 
 
 def failed(report):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import check_shapes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +53,19 @@ def new_workshop(tmp_path_factory):
     return lambda: Workshop(tmp_path_factory.mktemp("workshop"))
 
 
+@pytest.fixture(scope="session")
+def of_shape(new_workshop):
+    """The folder of a data set of each shape, prepared once."""
+    made = {}
+
+    def of_shape(shape):
+        if shape not in made:
+            made[shape] = check_shapes.prepare(new_workshop(), shape)
+        return made[shape]
+
+    return of_shape
+
+
 def _rows(column):
     if isinstance(column, Jagged):
         bounds = column.offsets.tolist()
@@ -59,13 +73,27 @@ def _rows(column):
     return column.tolist()
 
 
+def _raw(entities, rows):
+    return entities.keys.decode(rows.numpy()) if entities is not None else None
+
+
+def _raw_steps(dataset, name, window):
+    store, steps = dataset.stores[name], {}
+    if isinstance(store, EventStore):
+        steps["raw_time"] = store.time[window].tolist()
+    if store.item is not None:
+        steps["raw_item"] = _raw(dataset.items, store.item[window])
+    return steps
+
+
 @pytest.fixture(scope="session")
 def read():
     """A split of a data set as a list of requests, in the raw ids, decoded where a vocabulary is.
 
     A request: ``user``, ``time``, ``request`` features, ``histories`` (steps with ``raw_item``,
-    ``raw_time`` where they are events, and features), ``candidates`` (``item``, ``labels``, features). Features are as
-    encoded where ``encoded`` is set, else ids are raw values, None where unknown.
+    ``raw_time`` where they are events, and features), ``candidates`` (``item``, ``labels``,
+    features). Features are as encoded where ``encoded`` is set, else ids are raw values, None
+    where unknown.
     """
 
     def read_split(dataset, split, *, encoded=False):
@@ -84,9 +112,6 @@ def read():
         def columns(batch_columns):
             return {name: shown(name, _rows(column)) for name, column in batch_columns.items()}
 
-        def raw(entities, rows):
-            return entities.keys.decode(rows.numpy()) if entities is not None else None
-
         import torch  # noqa: PLC0415
 
         found = []
@@ -96,16 +121,11 @@ def read():
             steps = {}
             for name, history in batch.histories.items():
                 window = slice(*(int(bound[request]) for bound in examples.windows[name]))
-                store = dataset.stores[name]
-                steps[name] = columns(history.columns)
-                if isinstance(store, EventStore):
-                    steps[name]["raw_time"] = store.time[window].tolist()
-                if store.item is not None:
-                    steps[name]["raw_item"] = raw(dataset.items, store.item[window])
+                steps[name] = {**columns(history.columns), **_raw_steps(dataset, name, window)}
                 assert history.offsets.tolist() == [0, window.stop - window.start]
-            user = raw(dataset.users, batch.user)
+            user = _raw(dataset.users, batch.user)
             features = columns(batch.candidate)
-            items = raw(dataset.items, examples.item[candidates]) if dataset.items else None
+            items = _raw(dataset.items, examples.item[candidates]) if dataset.items else None
             assert batch.labels is not None
             found.append(
                 {

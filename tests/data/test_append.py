@@ -163,6 +163,11 @@ def recipe_for(kind, **parts):
     return {**RECIPE, "histories": histories, "split": split, **parts}
 
 
+def in_small_pieces(monkeypatch):
+    for module in (grown, grown_events):
+        monkeypatch.setattr(module, "_ROWS_A_PIECE", 7)
+
+
 def some(count):
     """Few examples, each of which prepares four data sets or more."""
     return settings(
@@ -179,8 +184,7 @@ def some(count):
 def test_appending_gives_what_preparing_the_union_gives(
     new_workshop, read, monkeypatch, kind, logs
 ):
-    for module in (grown, grown_events):
-        monkeypatch.setattr(module, "_ROWS_A_PIECE", 7)
+    in_small_pieces(monkeypatch)
     stages = grow(new_workshop, recipe_for(kind), logs, kind)
     last = stages[-1]
     table = {each["iid"]: each for each in [*ITEMS, *LATER]}
@@ -230,8 +234,7 @@ def check_vocabularies(stages, logs):
 @some(2)
 @given(logs=st.tuples(days(0), days(1), days(2)))
 def test_negatives_are_those_of_the_union(new_workshop, read, monkeypatch, negatives, logs):
-    for module in (grown, grown_events):
-        monkeypatch.setattr(module, "_ROWS_A_PIECE", 7)
+    in_small_pieces(monkeypatch)
     stages = grow(new_workshop, recipe_for("number", negatives=negatives), logs, "number")
     last, rows = stages[-1], [each for log in logs for each in log]
     train_rows = [r for r in rows if r["at"] < 2 * DAY + VALID and r["click"] is not None]
@@ -382,7 +385,7 @@ def test_text_whose_ending_says_nothing(workshop):
     data, new = workshop.prepare(recipe, items=ITEMS), workshop.folder / "day1.events"
     done = append(data.folder, log=new, out=workshop.folder / "new", split=bounds(1, "number"))
     assert done.manifest["report"]["rows_in"] == 2 * len(day_log(1))
-    assert str(new) in done.manifest["identity"]["files"]
+    assert str(new) in done.manifest["appended"][0]["files"]
 
 
 def test_arguments_that_do_not_fit(workshop, prepared):
@@ -475,6 +478,6 @@ def test_the_command_line(workshop, finerank):
     code, _, err = finerank("append", here / "day1", logs[0], "--out", here / "day3")
     assert code == 2
     assert "rows after the last time" in err
-    code, _, err = finerank("check", here / "day1")
-    assert code == 2
-    assert "appended" in err
+    code, out, _ = finerank("check", here / "day2")
+    assert code == 0
+    assert "the files of all 3 stages are there, as they were" in out

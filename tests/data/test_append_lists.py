@@ -1,7 +1,8 @@
-"""New rows with ready-made histories behind a prepared data set, against preparing all in one go."""
+"""New rows with ready-made histories behind a prepared data set, against preparing all rows."""
 
 import math
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_appending_lists_gives_what_preparing_the_union_gives(stages, new_worksh
 
 
 def test_earlier_steps_stay_and_new_ones_come_behind(stages):
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in pairwise(stages):
         old, new = before.stores["seen"], after.stores["seen"]
         count = len(old.columns["age"])
         assert len(new.columns["age"]) > count

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from finerank.checks.checker import check
-from finerank.data import prepare as prepare_module
+from finerank.data import assembly
 from finerank.data.batch import Jagged
 from finerank.data.lists import Listed
 from finerank.data.storage import read_columns
@@ -190,7 +190,7 @@ def found_rows(dataset, split):
 def _small_pieces():
     """Pieces of three rows, so that requests cross from one piece into the next."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "_ROWS_A_PIECE", 3)
+        patch.setattr(assembly, "_ROWS_A_PIECE", 3)
         yield
 
 

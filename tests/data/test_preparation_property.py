@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from finerank.data import prepare as prepare_module
+from finerank.data import assembly
 from finerank.settings import SPLITS
 
 PROPERTY = settings(
@@ -215,7 +215,7 @@ def expected(log, split):
 def _small_pieces():
     """Pieces of three rows, so that requests cross from one piece into the next."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "_ROWS_A_PIECE", 3)
+        patch.setattr(assembly, "_ROWS_A_PIECE", 3)
         yield
 
 

@@ -1,28 +1,18 @@
 """Random recipes over random small logs: the prepared data set is what plain Python gives."""
 
-import importlib.util
 import math
 from collections import Counter
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from reference import Reference
 
-from finerank.data import prepare as prepare_module
+from finerank.data import assembly
 from finerank.errors import FinerankError
 
-
-def _load(name):
-    """A module beside this one; test folders are no packages."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-Reference, SPLITS = _load("reference").Reference, ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 PROPERTY = settings(
     max_examples=3,
     deadline=None,
@@ -250,7 +240,7 @@ def is_unknown(kind, value):
 def _small_pieces():
     """Pieces of three rows, so that requests cross from one piece into the next."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "_ROWS_A_PIECE", 3)
+        patch.setattr(assembly, "_ROWS_A_PIECE", 3)
         yield
 
 

@@ -1,15 +1,14 @@
 """Spark prepares what DuckDB prepares, row for row; and says what is wrong in one error."""
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
+import check_shapes
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -19,15 +18,6 @@ from finerank.data.prepare import prepare
 from finerank.errors import FinerankError
 from finerank.recipe import Recipe
 
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-check_shapes = _load("check_shapes")
 PROGRAM = [sys.executable, "-c", "from finerank.cli import main; main()"]
 PREPARE = [*PROGRAM, "prepare", "recipe.json", "--out", "out", "--engine", "spark"]
 JAVA = shutil.which("java") is not None or "JAVA_HOME" in os.environ

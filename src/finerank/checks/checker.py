@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +21,11 @@ from finerank.checks.facts import (
 from finerank.checks.fitted import Fitted
 from finerank.checks.limits import of_part, unknown_parts
 from finerank.checks.lists import check_list_windows, time_order
-from finerank.checks.raw import RawLog
+from finerank.checks.raw import RawLog, raw_log
 from finerank.checks.report import Check, Report
 from finerank.checks.sampled import Sample
 from finerank.checks.stored import Stored
 from finerank.checks.windows import check_windows
-from finerank.data.manifest import input_files
 from finerank.errors import FinerankError
 from finerank.progress import Progress, silent
 from finerank.settings import SPLITS
@@ -59,14 +57,6 @@ def check(
     if sample < 1:
         raise FinerankError("sample", expected="at least one example", found=str(sample))
     stored = Stored(folder)
-    if stored.manifest.get("appended"):
-        raise FinerankError(
-            str(folder),
-            expected="a data set prepared in one go",
-            found="one with appended rows, of which this check can prove nothing yet",
-            fix="Check the data set that they were appended to.",
-        )
-    _check_files(stored)
     with tempfile.TemporaryDirectory(prefix="finerank-check-") as place:
         engine = ibis.duckdb.connect(Path(place) / "check.duckdb")
         try:
@@ -79,35 +69,6 @@ def check(
             ) from error
         finally:
             engine.disconnect()
-
-
-def _check_files(stored: Stored) -> None:
-    """Check that the raw files are those that the data set was made from."""
-    known = stored.manifest["identity"]["files"]
-    fix = f"Prepare {stored.folder} again, or bring the files back."
-    for name, identity in known.items():
-        file = Path(name)
-        if not file.is_file():
-            expected = f"the file that {stored.folder} was prepared from"
-            raise FinerankError(name, expected=expected, found="no such file", fix=fix)
-        stat = file.stat()
-        if (stat.st_size, stat.st_mtime_ns) != (identity["bytes"], identity["modified_ns"]):
-            changed = datetime.fromtimestamp(stat.st_mtime, UTC).isoformat(timespec="seconds")
-            raise FinerankError(
-                name,
-                expected=f"the file as it was when {stored.folder} was prepared "
-                f"({identity['bytes']:,} bytes)",
-                found=f"one of {stat.st_size:,} bytes, changed {changed}",
-                fix=fix,
-            )
-    for where, file in input_files(stored.recipe):
-        if str(file) not in known:
-            raise FinerankError(
-                where,
-                expected=f"the files that {stored.folder} was prepared from",
-                found=f"another one, {file}",
-                fix=fix,
-            )
 
 
 _DECIDE_ALL = ("recipe", "log", "users", "items", "split", "tasks", "negatives")
@@ -137,7 +98,8 @@ class _Checker:
             raw = RawLog(self.engine, self.stored, self.features)
             examples = AllExamples(raw)
         with self.progress("checking all examples", None):
-            checks = [examples.rows(), examples.split()]
+            checks = [raw_log(raw)] if len(raw.stages) > 1 else []
+            checks += [examples.rows(), examples.split()]
             for name in self._histories(known=True):
                 listed = name in self.recipe.list_histories
                 checks += [(check_list_windows if listed else check_windows)(examples, name)]
@@ -199,9 +161,9 @@ class _Checker:
                 warnings.append(
                     f"{across:,} combinations of user, item and time stand in several splits"
                 )
-        if self.recipe.split.by in ("random", "files") and self.recipe.log.time is not None:
+        if raw.split.by in ("random", "files") and self.recipe.log.time is not None:
             warnings.append(
-                f"split.by: {self.recipe.split.by} makes no claim about time: "
+                f"split.by: {raw.split.by} makes no claim about time: "
                 "the model may train on rows that are newer than those it is tested on"
             )
         return Report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class AllExamples:
 
     def __init__(self, raw: RawLog) -> None:
         self.raw, self.stored, self.recipe = raw, raw.stored, raw.recipe
-        told = [] if self.recipe.split.by == "random" else ["split"]
+        told = [] if raw.split.by == "random" else ["split"]
         self.keys = [*told, *self.stored.keys]
         self._load_exposed()
 
@@ -88,12 +88,12 @@ class AllExamples:
         beside = ", or a sampled negative beside one" if self.recipe.samples_negatives else ""
         what = f"each of {total:,} examples is a row of the log{beside}"
         return found.check(
-            "rows", what if self.recipe.split.by == "random" else f"{what}, in its split"
+            "rows", what if self.raw.split.by == "random" else f"{what}, in its split"
         )
 
     def split(self) -> Check:
         """Times of the splits, over all requests."""
-        split = self.recipe.split
+        split = self.raw.split
         if not isinstance(split, TimeSplit | LastSplit):
             return Check("split", "not checked", f"by: {split.by} makes no claim about time")
         found = Findings()
@@ -149,10 +149,7 @@ class AllExamples:
                 f"{self.describe(split, number)}: expected a negative that the user never met"
                 f"{' up to then' * before}, found an item met{when}",
             )
-        strange = self.raw.ask(
-            "SELECT in_split, number FROM beyond WHERE item NOT IN (SELECT item FROM rows WHERE "
-            "split = 0 OR (kept AND split IS NULL)) ORDER BY ALL LIMIT 1"
-        )
+        strange = self._untrained("in_split, number", "beyond")
         for split, number in strange:
             found.note(
                 "negatives",
@@ -161,7 +158,7 @@ class AllExamples:
             )
         ((total,),) = self.raw.ask("SELECT COALESCE(sum(more), 0) FROM beyond")
         ever = "up to the request" if before else "ever"
-        what = f"none of {total:,} sampled is an item that its user met {ever}; all are of training"
+        what = f"none of {total:,} sampled is an item that its user met {ever}{self._of_training}"
         return found.check("negatives", what)
 
     def drawn_in_training(self) -> Check:
@@ -184,20 +181,30 @@ class AllExamples:
                 f"{self.who(user, item, time)}: expected this item among those that are never "
                 "drawn for this user, found it among the others",
             )
-        strange = self.raw.ask(
-            "SELECT item FROM pool WHERE weight > 0 AND item NOT IN (SELECT item FROM rows WHERE "
-            "split = 0 OR (kept AND split IS NULL)) ORDER BY ALL LIMIT 1"
-        )
+        strange = self._untrained("item", "pool WHERE weight > 0")
         for (item,) in strange:
             found.note(
                 "drawn in training",
                 f"{self.who(None, item, None)}: expected an item of the training rows to draw "
                 "from, found one that none of them has",
             )
-        what = (
-            f"{met.num_rows:,} pairs of a user and an item met are never drawn; all are of training"
-        )
+        what = f"{met.num_rows:,} pairs of a user and an item met are never drawn"
+        what += self._of_training
         return found.check("drawn in training", what)
+
+    @property
+    def _of_training(self) -> str:
+        return "; all are of training" if self.raw.begins is None else ""
+
+    def _untrained(self, columns: str, table: str) -> list[tuple[Any, ...]]:
+        """Those of some items that no training row has; none where earlier rows are gone."""
+        if self.raw.begins is not None:
+            return []
+        trained = "SELECT item FROM rows WHERE split = 0 OR (kept AND split IS NULL)"
+        return self.raw.ask(
+            f"SELECT {columns} FROM (SELECT * FROM {table}) WHERE item NOT IN ({trained}) "  # noqa: S608
+            "ORDER BY ALL LIMIT 1"
+        )
 
     def exposed(self) -> list[np.ndarray]:
         """For each split, which of its examples are rows of the log: their numbers."""

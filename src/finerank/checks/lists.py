@@ -119,14 +119,19 @@ class ListedSteps:
     def _expected(self, name: str, row: Row) -> list[list[object]]:
         settings = self.settings[name]
         columns = [
-            [self.stored.encode(f, raw) for raw in self._newest(settings, row, name, f.name)]
+            [
+                self.stored.encode(f, raw, row["stage"])
+                for raw in self._newest(settings, row, name, f.name)
+            ]
             for f in self.features[name]
         ]
         if self._lookup(name):
             by = self.recipe.item_list(settings)
             assert by is not None
             raws = self._newest(settings, row, name, by)
-            columns.append([self._item_rows.get(raw, 0) for raw in raws])
+            rows = [self._item_rows.get(raw, 0) for raw in raws]
+            known = self.stored.entities_at("items", row["stage"])
+            columns.append([each if each <= known else 0 for each in rows])
         return [list(step) for step in zip(*columns, strict=False)]
 
     def _newest(self, settings: HistorySettings, row: Row, name: str, feature: str) -> list[Any]:

@@ -55,13 +55,13 @@ class OwnRows:
         if own and not fitting:
             wrong = self._differing(own[0], values)[0]
             self._note_feature(
-                example, wrong, self.stored.expected(wrong, own[0]), values[wrong], "by the log"
+                example, wrong, self.raw.expected(wrong, own[0]), values[wrong], "by the log"
             )
         self._check_labels(example, fitting or own, rows, sampled=sampled)
         return fitting or own
 
     def _differing(self, row: Row, values: dict[Feature, object]) -> list[Feature]:
-        return [f for f in values if not same(self.stored.expected(f, row), values[f])]
+        return [f for f in values if not same(self.raw.expected(f, row), values[f])]
 
     def _values(self, example: Example, *, sampled: bool) -> dict[Feature, object]:
         """The features that an example's own row holds; of a negative, those of its request."""

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from finerank.checks.entities import load_entities
 from finerank.checks.parts import told, with_parts
+from finerank.checks.report import Check
 from finerank.checks.sql import (
     as_columns,
     key_sql,
@@ -17,15 +19,16 @@ from finerank.checks.sql import (
     value_sql,
     with_sql,
 )
+from finerank.checks.stages import Stage, find_stages
 from finerank.data.files import open_table
-from finerank.settings import SPLITS, FilesSplit
+from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
 
-    from finerank.checks.stored import Stored
-    from finerank.data.schema import Feature, Home
-    from finerank.settings import EntityTableSettings, FileSettings
+    from finerank.checks.stored import Row, Stored
+    from finerank.data.schema import Feature
+    from finerank.settings import FileSettings
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -38,25 +41,48 @@ class RawLog:
     of the prepared keys). Ids are text, times are numbers (microseconds where the log has dates or
     times). In ``rows`` stand
 
+    - ``stage``: the number of the stage that read it;
     - ``split``: the number of the split, -1 for no example, null where it can't be told;
-    - ``told``: whether a row is surely of the training set, or surely not;
+    - ``own``: likewise, as its stage had it: all rows of earlier stages train now;
+    - ``told``: whether it surely trained at its stage, or surely not;
     - ``cut``: the moment up to which outcomes may be looked for, and whether it is included,
       ``closed``.
 
+    Of ``users`` and ``items`` there are also those of each stage, such as ``items_0``.
+
     Args:
         features: those to be read.
+
+    Attributes:
+        stages: all of them.
+        there: those from which on all logs are there.
+        split: of the last stage.
+        own: features that are a user's or an item's own id, known to the last vocabularies.
+        first_examples: of each split, the first that is of a stage that is there.
+        begins: the first time of the rows that are there, where rows of others are not.
     """
 
     def __init__(self, tables: Backend, stored: Stored, features: list[Feature]) -> None:
         self.tables, self.engine = tables, tables.con
         self.stored, self.recipe = stored, stored.recipe
         self.features = features
+        self.stages = find_stages(stored)
+        lost = [stage.number for stage in self.stages if "log" in stage.lost]
+        self.there = self.stages[max(lost) + 1 if lost else 0 :]
+        self.split = self.stages[-1].split
+        self.own = self._own_ids()
         self._load_examples()
         self._load_rows()
         self.engine.execute(f"CREATE TABLE parted AS {with_parts(self)}")
         self.engine.execute(f"CREATE TABLE rows AS {told(self)}")
-        for home, table in self.recipe.entities.items():
-            self._load_entities(home, table)
+        self.begins = self.ask("SELECT min(time) FROM rows")[0][0] if lost else None
+        for home in self.recipe.entities:
+            load_entities(self, home)
+
+    def expected(self, feature: Feature, row: Row) -> object:
+        """What the model should read for a feature of a raw row, or of a user or item."""
+        stage = -1 if feature.name in self.own else row["stage"]
+        return self.stored.encode(feature, row[f"feature.{feature.name}"], stage)
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows that a query gives."""
@@ -78,15 +104,32 @@ class RawLog:
         """The type of each column."""
         return {name: kind for name, kind, *_ in self.ask(f"DESCRIBE SELECT * FROM {relation}")}  # noqa: S608
 
-    def _open(self, path: str, where: str, settings: FileSettings, home: str = "log") -> str:
+    def opened(
+        self, path: str, where: str, settings: FileSettings, stage: Stage, home: str = "log"
+    ) -> str:
         """The select that reads files, by the one reader that the package has."""
-        table = open_table(self.tables, path, where, settings, self.recipe.id_columns(home))
+        ids = self.recipe.id_columns(home)
+        table = open_table(self.tables, path, where, settings, ids, only=stage.files)
         return f"({self.tables.compile(table)})"
 
+    def _own_ids(self) -> set[str]:
+        log = self.recipe.log
+        own = {"user": log.user, "item": log.item, "history": log.item}
+        return {
+            feature.name
+            for feature in self.features
+            if feature.home == "log"
+            and feature.type == "id"
+            and feature.column == own.get(feature.side)
+        }
+
     def _load_examples(self) -> None:
-        parts = []
+        parts, first = [], self.there[0].first_request
+        starts = self.stored.requests[0].column("first_candidate")
+        self.first_examples = [starts[first].as_py() if first else 0, 0, 0]
         for split in range(len(SPLITS)):
-            self.engine.register(f"examples_{split}", self.stored.examples(split))
+            given = self.stored.examples(split, self.first_examples[split])
+            self.engine.register(f"examples_{split}", given)
             parts.append(f"SELECT * FROM examples_{split}")  # noqa: S608
         self.engine.execute(f"CREATE TABLE examples AS {' UNION ALL '.join(parts)}")
         for home in ("users", "items"):
@@ -99,15 +142,12 @@ class RawLog:
     def _load_rows(self) -> None:
         """The table ``picked``: rows without their split."""
         log = self.recipe.log
-        if isinstance(self.recipe.split, FilesSplit):
-            source = " UNION ALL BY NAME ".join(
-                f'SELECT *, {number} AS "finerank.split" FROM '  # noqa: S608
-                + self._open(getattr(self.recipe.split, name), f"split.{name}", log)
-                for number, name in enumerate(SPLITS)
-            )
-        else:
-            assert log.path is not None
-            source = f"SELECT * FROM {self._open(log.path, 'log.path', log)}"  # noqa: S608
+        source = " UNION ALL BY NAME ".join(
+            f'SELECT *, {split} AS "finerank.split", {stage.number} AS "finerank.stage" FROM '  # noqa: S608
+            + self.opened(path, where, log, stage)
+            for stage in self.there
+            for where, path, split in stage.logs
+        )
         self.engine.execute(f"CREATE TEMP VIEW log_read AS {source}")
         self.engine.execute(f"CREATE TEMP VIEW log_derived AS {with_sql('log_read', log.derive)}")
         sql = {f"label.{name}": task.label or "NULL" for name, task in self.recipe.tasks.items()}
@@ -123,7 +163,8 @@ class RawLog:
             "time": "0" if log.time is None else time_sql(quoted(log.time), types[log.time]),
             "event": "NULL" if log.event is None else f"CAST({quoted(log.event)} AS VARCHAR)",
             "meant": 'COALESCE("finerank.meant", FALSE)',
-            "file": '"finerank.split"' if "finerank.split" in types else "0",
+            "file": '"finerank.split"',
+            "stage": '"finerank.stage"',
         }
         for name in sql:
             if name.startswith("label."):
@@ -165,25 +206,16 @@ class RawLog:
                     )
         return columns
 
-    def _load_entities(self, home: Home, table: EntityTableSettings) -> None:
-        opened = self._open(table.path, f"{home}.path", table, home)
-        self.engine.execute(f"CREATE TEMP VIEW {home}_read AS SELECT * FROM {opened}")  # noqa: S608
-        derived = with_sql(f"{home}_read", table.derive)
-        self.engine.execute(f"CREATE TEMP VIEW {home}_derived AS {derived}")
-        types = self.types(f"{home}_derived")
-        columns = {"key": key_sql(quoted(table.key), types[table.key])}
-        of_key = []
-        for feature in self.features:
-            if feature.home == home:
-                column = feature.column if feature.column in types else table.key
-                if column == table.key:  # an id that the table doesn't list is still itself
-                    of_key.append(f'k.key AS "feature.{feature.name}"')
-                else:
-                    value = value_sql(quoted(column), types[column], feature)
-                    columns[f"feature.{feature.name}"] = value
-                    of_key.append(f't."feature.{feature.name}"')
-        selected = "".join(f", {each}" for each in of_key)
-        self.engine.execute(
-            f"CREATE TABLE {home} AS SELECT k.row, k.key{selected} FROM {home}_keys k LEFT JOIN "  # noqa: S608
-            f"(SELECT {as_columns(columns)} FROM {home}_derived) t USING (key)"
-        )
+
+def raw_log(raw: RawLog) -> Check:
+    """Which raw files of the stages of a data set are there."""
+    lost = [error for stage in raw.stages for error in stage.lost.values()]
+    if not lost:
+        what = f"the files of all {len(raw.stages)} stages are there, as they were"
+        return Check("raw files", "passed", what)
+    what = f"{lost[0].where}: {lost[0].found}"
+    what += f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+    if raw.begins is not None:
+        what += f"; of {len(raw.stages)} stages the last {len(raw.there)} are checked, "
+        what += f"from {raw.stored.moment(raw.begins)} on"
+    return Check("raw files", "not checked", what)

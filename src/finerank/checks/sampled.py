@@ -58,11 +58,15 @@ class Sample:
     def _draw(self, size: int, seed: int) -> list[Example]:
         random = np.random.default_rng(seed)
         drawn: list[Example] = []
-        sizes = [candidates.num_rows for candidates in self.stored.candidates]
+        firsts = self.raw.first_examples
+        sizes = [
+            candidates.num_rows - first
+            for candidates, first in zip(self.stored.candidates, firsts, strict=True)
+        ]
         smallest_first = np.argsort(sizes).tolist()
         for split, left in zip(smallest_first, (3, 2, 1), strict=True):
             count = min(sizes[split], (size - len(drawn)) // left)  # what one lacks others give
-            numbers = np.sort(random.choice(sizes[split], count, replace=False))
+            numbers = firsts[split] + np.sort(random.choice(sizes[split], count, replace=False))
             requests = self.stored.request_of(split)[numbers]
             users, times = self.stored.users(split)[requests], self.stored.times(split)[requests]
             items = self.stored.items(split)[numbers]
@@ -136,7 +140,7 @@ class Sample:
         self.raw.engine.register("touched", pa.table({"row": sorted(rows)}))
         for raw in self.raw.dicts(f"SELECT * FROM {home} SEMI JOIN touched USING (row)"):  # noqa: S608
             for feature in features:
-                expected = self.stored.expected(feature, raw)
+                expected = self.raw.expected(feature, raw)
                 found = stored.column(feature.name)[raw["row"]].as_py()
                 if not same(expected, found):
                     self.found.note(

@@ -48,6 +48,8 @@ class Steps:
             rows: all of its user.
         """
         steps, past = self._window(name, example), self._past(name, example, rows)
+        if self.raw.begins is not None:  # nothing tells of the steps before
+            steps = [step for step in steps if step["time"] >= self.raw.begins]
         self.count[name] += len(steps)
         self.items |= {step["item"] for step in steps if "item" in step}
         shown = self.stored.moment
@@ -101,12 +103,11 @@ class Steps:
 
     def _same(self, name: str, row: Row, step: Row) -> bool:
         return ("item" not in step or row["item"] == step["item"]) and all(
-            same(self.stored.expected(f, row), step[f"feature.{f.name}"])
-            for f in self.features[name]
+            same(self.raw.expected(f, row), step[f"feature.{f.name}"]) for f in self.features[name]
         )
 
     def _row_in_words(self, name: str, row: Row) -> str:
-        values = [f"{f.name} {self.stored.expected(f, row)}" for f in self.features[name]]
+        values = [f"{f.name} {self.raw.expected(f, row)}" for f in self.features[name]]
         return " ".join([self.examples.who(None, row["item"], None), *values])
 
     def _step_in_words(self, name: str, step: Row) -> str:

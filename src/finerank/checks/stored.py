@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import string
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,7 @@ class Stored:
         names = ("user", "item", "time")
         self.keys = [name for name in names if getattr(self.recipe.log, name) is not None]
         self.vocabularies: dict[str, dict[str, int]] = {}
+        self.appended: list[dict[str, Any]] = self.manifest.get("appended", [])
 
     @cached_property
     def numbers(self) -> dict[str, dict[str, float]]:
@@ -92,6 +94,18 @@ class Stored:
                 str(value): number for number, value in enumerate(values.to_pylist(), start=1)
             }
         return self.vocabularies[space]
+
+    def ids_of(self, space: str, stage: int) -> tuple[int, int]:
+        """The first id that a stage has added to a space, and the first that a later one has."""
+        sizes = [part["vocabulary_before"][space] for part in self.appended]
+        end = len(self.vocabulary(space)) + 1
+        bounds = [1, *sizes, sys.maxsize if self.is_hashed(space) else end]
+        return bounds[stage], bounds[stage + 1]
+
+    def entities_at(self, home: Home, stage: int) -> int:
+        """How many users or items there were at a stage."""
+        sizes = [part["entities_before"][home] for part in self.appended]
+        return int([*sizes, len(self.entity_keys(home))][stage])
 
     def drawn_from(self) -> tuple[pa.Table, pa.Table]:
         """Of negatives drawn in training: each item's weight, and which user met which item."""
@@ -149,21 +163,25 @@ class Stored:
         counts = np.diff(np.append(first, self.candidates[split].num_rows))
         return np.repeat(np.arange(len(first)), counts)
 
-    def examples(self, split: int) -> pa.Table:
-        """A row a candidate: its number in the split, user, item and time."""
-        request = self.request_of(split)
+    def examples(self, split: int, first: int = 0) -> pa.Table:
+        """A row a candidate, from a first one on: its number in the split, user, item and time."""
+        request = self.request_of(split)[first:]
         return pa.table(
             {
                 "split": pa.array(np.full(len(request), split, dtype=np.int8)),
-                "number": pa.array(np.arange(len(request))),
+                "number": pa.array(np.arange(first, first + len(request))),
                 "user": pa.array(self.users(split)[request]),
-                "item": pa.array(self.items(split)),
+                "item": pa.array(self.items(split)[first:]),
                 "time": pa.array(self.times(split)[request], from_pandas=False),
             }
         )
 
-    def encode(self, feature: Feature, raw: Any) -> object:  # noqa: ANN401
-        """What the model reads for a raw value: an id, ids, a number or a vector."""
+    def encode(self, feature: Feature, raw: Any, stage: int = -1) -> object:  # noqa: ANN401
+        """What the model reads for a raw value: an id, ids, a number or a vector.
+
+        Args:
+            stage: whose ids are known; the last where left out.
+        """
         if feature.type == "number":
             if raw is None or not math.isfinite(raw):
                 return math.nan
@@ -173,18 +191,16 @@ class Stored:
         if feature.type == "vector":
             return [0.0] * feature.size if raw is None else [float(np.float32(x)) for x in raw]
         assert feature.space is not None
-        known = self.vocabulary(feature.space)
+        known, end = self.vocabulary(feature.space), sys.maxsize
+        if 0 <= stage < len(self.appended):
+            end = self.ids_of(feature.space, stage)[1]
         if feature.type == "id":
-            return _number(known, raw)
+            return _number(known, raw, end)
         values = raw or []
         if feature.separator is not None:
             values = (raw or "").split(feature.separator)
         values = [each.strip(string.whitespace) for each in values if each is not None]
-        return [_number(known, each) for each in values if each]
-
-    def expected(self, feature: Feature, row: Row) -> object:
-        """What the model should read for a feature of a raw row."""
-        return self.encode(feature, row[f"feature.{feature.name}"])
+        return [_number(known, each, end) for each in values if each]
 
     def moment(self, time: float) -> str:
         """A time as people read it."""
@@ -205,10 +221,10 @@ class _Hashed(dict[str, int]):
         return self[value]
 
 
-def _number(known: dict[str, int], value: str | None) -> int:
+def _number(known: dict[str, int], value: str | None, end: int) -> int:
     if value is None or (value not in known and not isinstance(known, _Hashed)):
         return 0
-    return known[value]
+    return known[value] if known[value] < end else 0
 
 
 def same(one: object, other: object) -> bool:

@@ -199,14 +199,20 @@ class _Appending:
             "tables": {home: each.path for home, each in self.recipe.entities.items()},
             "split": settings["split"],
             "rows": usable.sizes,
+            "files": files,
+            "entities_before": {
+                home: len(each.keys) - 1
+                for home, each in (("users", self.old.users), ("items", self.old.items))
+                if each is not None
+            },
             "first_new_train_request": first_new,
             "vocabulary_before": {
                 f.space: f.size for f in self.old.schema.features if f.space is not None
             },
         }
         appended = [*old.get("appended", []), part]
-        identity = {**old["identity"], "files": {**old["identity"]["files"], **files}}
-        identity["appended"] = [{"log": p["log"], "split": p["split"]} for p in appended]
+        parts = [{name: part[name] for name in ("log", "split", "files")} for part in appended]
+        identity = {**old["identity"], "appended": parts}
         return {
             "format": FORMAT,
             "identity": identity,

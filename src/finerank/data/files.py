@@ -107,6 +107,7 @@ def open_table(
     settings: FileSettings | None = None,
     ids: Collection[str] = (),
     sources: dict[str, Source] | None = None,
+    only: Collection[str] | None = None,
 ) -> ibis.Table:
     """A table over files; nothing is loaded yet.
 
@@ -114,6 +115,7 @@ def open_table(
         settings: how files are written; what is derived is not added here.
         ids: columns that hold ids.
         sources: gets what the table is read from, under its name in the engine.
+        only: of the files that the path means, those to be read.
 
     Raises:
         FinerankError: no such file, only empty ones, one that can't be read or isn't whole, one
@@ -121,6 +123,7 @@ def open_table(
     """
     text = settings or FileSettings()
     files = find_files(path, where, text.format)
+    files = files if only is None else [file for file in files if str(file) in only]
     whole = [file for file in files if file.stat().st_size]
     if not whole:
         raise FinerankError(where, expected="a table", found=f"an empty file, {files[0]}")
