@@ -2,6 +2,7 @@
 
 import json
 
+import check_shapes as shapes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -177,7 +178,9 @@ def column(path, name, change):
 
 def raw_log(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
-    return pq.read_table(manifest["recipe"]["log"]["path"]).to_pylist()
+    paths = [manifest["recipe"]["log"]["path"]]
+    paths += [path for part in manifest.get("appended", []) for path in part["log"]]
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
 def keys_of(folder, home):
