@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import typer.main
 
+import finerank
 from finerank import cli
+from finerank.cli.scores import _as_time
 from finerank.data.simulator import simulate, write
 from finerank.run import train
 
@@ -59,7 +61,7 @@ def simulated(tmp_path_factory):
         users=60, requests_per_user=10, candidates_per_request=3, items=50, categories=10, seed=0
     )
     write(simulation, folder / "raw")
-    shutil.copy(Path(cli.__file__).parent / "recipes" / "simulated.yaml", folder)
+    shutil.copy(Path(finerank.__file__).parent / "recipes" / "simulated.yaml", folder)
     return folder
 
 
@@ -282,10 +284,10 @@ def test_a_killed_run_leaves_the_one_before(shop, tmp_path):
 
 
 def test_times_of_the_command_line():
-    assert cli._as_time("1704067200") == 1704067200
-    assert cli._as_time("1.5") == 1.5
-    assert cli._as_time("2024-05-01T12:00").isoformat() == "2024-05-01T12:00:00"
-    assert cli._as_time(None) is None
+    assert _as_time("1704067200") == 1704067200
+    assert _as_time("1.5") == 1.5
+    assert _as_time("2024-05-01T12:00").isoformat() == "2024-05-01T12:00:00"
+    assert _as_time(None) is None
 
 
 def test_predict_keeps_the_file_before_when_it_fails(finerank, shop, tmp_path, monkeypatch):

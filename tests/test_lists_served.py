@@ -205,3 +205,21 @@ def test_ids_of_the_lists_are_those_of_the_candidates(shop):
     expected = [None if item is None else f"c{item % 4}" for item in raw]
     assert cats.decode(steps["cat"].numpy()) == expected
     assert len({*raw}) > 5
+
+
+def test_the_lists_of_a_request_are_read_once(shop, monkeypatch):
+    from finerank import scoring  # noqa: PLC0415
+
+    read, rows_read = scoring.read_lists, []
+
+    def counted(rows, *arguments):
+        rows_read.append(rows.num_rows)
+        return read(rows, *arguments)
+
+    monkeypatch.setattr(scoring, "read_lists", counted)
+    (row, *_) = shop.rows
+    context = {name: row[name] for name in CONTEXT}
+    Ranker.load(shop.run.folder).rank(
+        user=row["uid"], time=row["at"], candidates=list(range(12)), context=context
+    )
+    assert rows_read == [1, 1]  # of two histories

@@ -106,7 +106,7 @@ def test_predict_gives_the_scores_of_the_evaluation(shop, ranker, truth, tmp_pat
 
 
 def test_predict_in_pieces_gives_the_same(shop, ranker, truth, tmp_path, monkeypatch):
-    monkeypatch.setattr("finerank.ranker._ROWS_A_PIECE", 64)
+    monkeypatch.setattr("finerank.raw_rows._ROWS_A_PIECE", 64)
     rows = rows_of(shop.log, truth)
     pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=50)
     assert_same(by_key(ranker.predict(tmp_path / "rows.parquet")), truth)

@@ -34,7 +34,7 @@ def event(draw, at=None):
         "words": draw.choice([None, [], ["p", None, " q "], ["p"], ["r"]]),
         "vector": draw.choice([None, [1.0, 2.0], [0.5, -1.0]]),
         "kind": draw.choice(["view", "view", "view", "click", "order"]),
-        "past": draw.choice([None, ["a"], ["b", "c", "a"], ["e", "x"] if late else []]),
+        "past": [None, ["a"], ["b", "c", "a"], ["e", "x"] if late else []][at % 4],
     }
 
 

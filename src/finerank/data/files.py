@@ -75,6 +75,17 @@ def find_files(path: str, where: str, kind: str | None = None) -> list[Path]:
     return files
 
 
+def told_kind(path: str, where: str) -> str | None:
+    """Of what kind the files of a path are by their endings; None where these don't tell.
+
+    Raises:
+        FinerankError: there are no files.
+    """
+    every = find_files(path, where, "any")
+    kinds = {kind for file in every if (kind := _kind(file)) is not None}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
 def _kind(file: Path) -> str | None:
     ending = file.suffix.lower()
     compressed = ending in _COMPRESSED
