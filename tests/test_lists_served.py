@@ -218,7 +218,7 @@ def test_the_lists_of_a_request_are_read_once(shop, monkeypatch):
 
     monkeypatch.setattr(scoring, "read_lists", counted)
     (row, *_) = shop.rows
-    context = {name: row[name] for name in CONTEXT}
+    context = {name: row[name] for name in (*CONTEXT, "brand")}
     Ranker.load(shop.run.folder).rank(
         user=row["uid"], time=row["at"], candidates=list(range(12)), context=context
     )
