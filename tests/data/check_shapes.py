@@ -239,7 +239,7 @@ LATER = [{**each, "price": 7.0, "kind": "w"} if each["iid"] == "b" else each for
 LATER += [{"iid": "h", "tags": "late", "price": 3.0, "kind": "w"}]  # a is listed no more
 GROWING = (
     *("time", "shares", "hashed", "moments", "last", "random", "lists", "negatives"),
-    *("negatives before", "negatives fresh"),
+    *("negatives before", "negatives fresh", "thinned"),
 )
 
 

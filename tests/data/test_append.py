@@ -298,6 +298,38 @@ def test_negatives_are_those_of_the_union(new_workshop, read, monkeypatch, negat
         assert anew.num_candidates > anew.examples.num_candidates
 
 
+@pytest.mark.parametrize("sampled", [{}, {"per_positive": 1}])
+def test_negatives_are_thinned_out_as_in_the_union(new_workshop, read, monkeypatch, sampled):
+    """What was tested trains now, and of its negatives those that the union keeps."""
+    in_small_pieces(monkeypatch)
+    negatives = {"keep": 0.4, **sampled}
+    logs = [day_log(day, 80) for day in (0, 1, 2)]
+    stages = grow(new_workshop, recipe_for("number", negatives=negatives), logs, "number")
+    union = new_workshop().prepare(
+        recipe_for("number", negatives=negatives, split={"by": "time", **bounds(2, "number")}),
+        log=[row for log in logs for row in log],
+        items=ALL,
+    )
+    met = {(r["uid"], r["iid"]) for log in logs for r in log}
+    for split in SPLITS:
+        one, other = (
+            Counter(
+                (r["time"], r["user"], c["item"], c["labels"][0])
+                for r in read(each, split)
+                for c in r["candidates"]
+                if (r["user"], c["item"]) in met
+            )
+            for each in (stages[-1], union)
+        )
+        assert one == other
+        assert one
+    report, expected = stages[-1].manifest["report"], union.manifest["report"]
+    for name in ("rows", "rows_dropped", "negatives_kept", "negatives_counted", "requests"):
+        assert report[name] == expected[name], name
+    before = stages[-2].manifest["report"]["negatives_counted"]["later"]["click"]
+    assert 0 < before[0] < before[1]
+
+
 def day_log(day, count=40):
     random = np.random.default_rng(day)
     rows = [
@@ -331,7 +363,6 @@ def refused(data, workshop, match, rows=None, **options):
 @pytest.mark.parametrize(
     ("parts", "match"),
     [
-        ({"negatives": {"keep": 0.5}}, r"negatives\.keep, whose share of old rows"),
         (
             {
                 "log": {**RECIPE["log"], "event": "what", "examples": "what = 'view'"},

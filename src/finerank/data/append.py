@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from finerank.data.assembly import (
     doubts,
@@ -28,10 +31,12 @@ from finerank.data.grown_events import grown_events
 from finerank.data.grown_negatives import grown_negatives
 from finerank.data.list_writer import ListWriter
 from finerank.data.manifest import FORMAT, MANIFEST, read_manifest, stamps
+from finerank.data.negatives import shares_kept
 from finerank.data.new_rows import checked_rows, recipe_of_new_rows
 from finerank.data.prepare import Prepared, write_manifest
 from finerank.data.rows import RowEncoder
 from finerank.data.sampling import NegativeSampler
+from finerank.data.storage import read_batch
 from finerank.data.tables import RawTables
 from finerank.data.usable import rows_to_fit_on, usable_rows
 from finerank.errors import FinerankError
@@ -174,17 +179,32 @@ class _Appending:
     def _rows_of_both(self, new: dict[str, Any]) -> dict[str, Any]:
         """What the report says of the new rows, with what it says of the old ones."""
         old = self.old.manifest["report"]
-        reasons = {**old["rows_dropped"], **new["rows_dropped"]}
+        dropped = [old["rows_dropped"], new["rows_dropped"]]
+        train = sum(old["rows"].values()) + new["rows"]["train"]
+        kept, counted = old["negatives_kept"], old["negatives_counted"]
+        if counted:  # what was tested is thinned out now
+            reason, left_out = "negative not kept", self._thinned_now()
+            dropped, train = [*dropped, {reason: left_out}], train - left_out
+            parts = (counted["train"], counted["later"], new["negatives_counted"]["train"])
+            together = {t: np.sum([part[t] for part in parts], axis=0).tolist() for t in kept}
+            counted = {**new["negatives_counted"], "train": together}
+            kept = shares_kept(counted)
         return {
             "rows_in": old["rows_in"] + new["rows_in"],
             "rows_dropped": {
-                each: old["rows_dropped"].get(each, 0) + new["rows_dropped"].get(each, 0)
-                for each in reasons
+                reason: sum(each.get(reason, 0) for each in dropped)
+                for reason in dict.fromkeys(chain(*dropped))
             },
-            "rows": {**new["rows"], "train": sum(old["rows"].values()) + new["rows"]["train"]},
+            "rows": {**new["rows"], "train": train},
             "rows_repeated": old["rows_repeated"] + new["rows_repeated"],
-            "negatives_kept": old["negatives_kept"],
+            "negatives_kept": kept,
+            "negatives_counted": counted,
         }
+
+    def _thinned_now(self) -> int:
+        """How many of the old rows of validation and test don't train, by ``negatives.keep``."""
+        files = [self.old.folder / split / "thinned.arrow" for split in SPLITS]
+        return sum(read_batch(file).num_rows for file in files)
 
     def _manifest(
         self, schema: Schema, report: dict[str, Any], usable: Usable, first_new: int

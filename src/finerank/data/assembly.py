@@ -94,7 +94,7 @@ def write_examples(
                 if {"user", "item", "time"} <= {*rows.columns}:
                     repeats.add(piece)
                 advance(piece.num_rows)
-            writer.end_examples()
+            writer.end_examples(split)
         writer.end_lists()
     return repeats
 
@@ -116,6 +116,7 @@ def report_of_rows(usable: Usable, repeats: Repeats) -> dict[str, Any]:
         "rows": usable.sizes,
         "rows_repeated": repeats.count,
         "negatives_kept": usable.negatives_kept,
+        "negatives_counted": usable.negatives_counted,
     }
 
 

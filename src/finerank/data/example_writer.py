@@ -58,6 +58,7 @@ class ExampleWriter:
         self._requests: ColumnWriter | None = None
         self._candidates: ColumnWriter | None = None
         self._previous: EncodedRows | None = None
+        self._thinned: list[np.ndarray] = []
         self._per_user = np.zeros(0, dtype=np.int64)
         self._counts: dict[str, _Counts] = {}
         self._in_log = [f for f in schema.features if f.home == "log" and f.side != "history"]
@@ -125,7 +126,10 @@ class ExampleWriter:
         for name, window in windows.items():
             request[f"start.{name}"], request[f"end.{name}"] = map(pa.array, window)
         self._previous = rows.take(np.array([len(rows) - 1]))
-        self.add_encoded(split, rows, labels, request, starts)
+        places = self.add_encoded(split, rows, labels, request, starts)
+        if "thinned" in piece.schema.names:
+            thinned = piece.column("thinned").to_numpy(zero_copy_only=False)
+            self._thinned.append(places[thinned])
 
     def add_encoded(
         self,
@@ -134,7 +138,7 @@ class ExampleWriter:
         labels: dict[str, np.ndarray],
         request: dict[str, pa.Array],
         starts: np.ndarray,
-    ) -> None:
+    ) -> np.ndarray:
         """Add examples that are encoded already; negatives are sampled beside them.
 
         Args:
@@ -142,6 +146,9 @@ class ExampleWriter:
             labels: of each task, one a row.
             request: the columns of the requests, but for ``first_candidate``.
             starts: the first row of each request.
+
+        Returns:
+            The candidate of the split that each row has become.
         """
         candidates, places = rows, np.arange(len(rows))
         if self.negatives is not None:
@@ -167,6 +174,7 @@ class ExampleWriter:
         self._candidates.append(candidate)
         self.requests[split] = self._requests.rows
         self._count(split, candidates, candidate)
+        return places + before
 
     def close(self) -> None:
         """Close what is open; needed where something failed in between."""
@@ -181,9 +189,13 @@ class ExampleWriter:
         """
         self.events |= self.lists.end()
 
-    def end_examples(self) -> None:
+    def end_examples(self, split: str) -> None:
         """Close the files of a split."""
         self._stack.close()
+        if self._thinned:
+            thinned = pa.record_batch({"candidate": np.concatenate(self._thinned)})
+            write_columns(self.folder / split / "thinned.arrow", thinned)
+        self._thinned = []
         self._requests = self._candidates = self._previous = None
 
     def _count(self, split: str, rows: EncodedRows, candidate: dict[str, pa.Array]) -> None:

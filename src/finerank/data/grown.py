@@ -112,7 +112,7 @@ def earlier_examples(
     ids: Mapping[str, np.ndarray],
     sampler: NegativeSampler | None,
 ) -> Iterator[EncodedExamples]:
-    """The examples of an earlier split, piece by piece.
+    """The examples of an earlier split that train now, piece by piece.
 
     Args:
         folder: the split's.
@@ -124,6 +124,9 @@ def earlier_examples(
     requests, candidates = (read_batch(folder / f"{n}.arrow") for n in ("requests", "candidates"))
     starts = np.asarray(requests.column("first_candidate"))
     in_log = [f for f in schema.features if f.home == "log" and f.side != "history"]
+    thinned = np.zeros(candidates.num_rows, dtype=bool)
+    if (folder / "thinned.arrow").exists():
+        thinned[read_batch(folder / "thinned.arrow").column("candidate").to_numpy()] = True
     first = 0
     while first < len(starts):
         end = int(np.searchsorted(starts, starts[first] + _ROWS_A_PIECE, side="right"))
@@ -133,10 +136,14 @@ def earlier_examples(
         request = _columns(requests.slice(first, end - first))
         candidate = _columns(candidates.slice(begin, last - begin))
         owner = np.repeat(np.arange(end - first), np.diff(np.append(starts[first:end], last)))
+        kept = ~thinned[begin:last]
         if sampler is not None:
-            of_log = _of_log(sampler, request, candidate, owner)
-            owner = owner[of_log]
-            candidate = {name: each.filter(pa.array(of_log)) for name, each in candidate.items()}
+            kept &= _of_log(sampler, request, candidate, owner)
+        if not kept.all():
+            there = np.bincount(owner[kept], minlength=end - first) > 0
+            request = {name: each.filter(pa.array(there)) for name, each in request.items()}
+            candidate = {name: each.filter(pa.array(kept)) for name, each in candidate.items()}
+            owner = (np.cumsum(there) - 1)[owner[kept]]
         for name, shift in shifts.items():
             moved = shift[np.asarray(request["user"])]
             for bound in (f"start.{name}", f"end.{name}"):
@@ -159,7 +166,9 @@ def earlier_examples(
         )
         labels = {task: np.asarray(candidate[f"label.{task}"]) for task in schema.tasks}
         del request["first_candidate"]
-        yield EncodedExamples(rows, labels, request, np.searchsorted(owner, np.arange(end - first)))
+        if len(owner):
+            begins = np.searchsorted(owner, np.arange(owner[-1] + 1))
+            yield EncodedExamples(rows, labels, request, begins)
         first = end
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from finerank.recipe import Recipe
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
 
 

@@ -48,8 +48,6 @@ def recipe_of_new_rows(
         raise FinerankError("log", expected="files with new rows", found="none")
     for found in (
         "tasks with event, whose old labels the new rows may change" * recipe.has_event_tasks,
-        "negatives.keep, whose share of old rows can't be taken again"
-        * (recipe.negatives is not None and recipe.negatives.keep is not None),
         "a log without time" * (recipe.log.time is None),
     ):
         if found:

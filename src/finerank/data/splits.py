@@ -57,14 +57,18 @@ def _random(rows: types.Table, split: RandomSplit) -> ibis.Value:
     return _cases(test, drawn(rows, split.test + split.valid, str(split.seed)))
 
 
-def drawn(rows: types.Table, share: float, seed: str) -> ibis.Value:
+def drawn(rows: types.Table, share: float, seed: str, *, split: int | None = None) -> ibis.Value:
     """Whether a row is among a share of all, by the hash of its content: equal rows are together.
 
     The rows of a smaller share are among those of a larger one of the same seed.
+
+    Args:
+        split: stands in that content in place of each row's own.
     """
     digest = ibis.literal(f"{seed}|")
     for name in rows.columns:
-        digest = digest + rows[name].cast("string").fill_null("") + "|"
+        text = rows[name].cast("string").fill_null("")
+        digest = digest + (str(split) if name == "split" and split is not None else text) + "|"
     most = f"{round(share * 16**_HEX_DIGITS):0{_HEX_DIGITS}x}"
     return digest.hexdigest("md5") < most
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import ibis
 
-from finerank.data.negatives import thinned
+from finerank.data.negatives import Counted, shares_kept, thinned
 from finerank.data.outcomes import check_events, with_outcomes
 from finerank.data.rows import select_rows
 from finerank.data.splits import NO_EXAMPLE, TRAIN, VALID, check_sizes, first_time, with_split
@@ -33,12 +33,14 @@ class Usable:
         sizes: how many examples each split has.
         dropped: why rows are no examples, and how many.
         negatives_kept: of each task's labels of 0, the share that training keeps.
+        negatives_counted: as `thinned` counts them, where it thins them out.
     """
 
     rows: ibis.Table
     sizes: dict[str, int]
     dropped: dict[str, int]
     negatives_kept: dict[str, float]
+    negatives_counted: Counted
 
 
 def usable_rows(tables: RawTables, engine: Engine, log_features: Sequence[str]) -> Usable:
@@ -54,6 +56,7 @@ def usable_rows(tables: RawTables, engine: Engine, log_features: Sequence[str]) 
     """
     recipe = tables.recipe
     negatives_kept = dict.fromkeys(recipe.tasks, 1.0)
+    counted: Counted = {}
     if not tables.log.select(one=ibis.literal(1)).limit(1).to_pyarrow().num_rows:
         raise FinerankError("log", expected="rows", found="an empty table")
     rows = select_rows(tables.log, recipe, log_features, labels=True)
@@ -89,12 +92,13 @@ def usable_rows(tables: RawTables, engine: Engine, log_features: Sequence[str]) 
         rows, unknown = _with_outcomes(rows, recipe, engine)
         dropped |= {"outcome not known yet": unknown} if unknown else {}
     if recipe.negatives is not None and recipe.negatives.keep is not None:
-        rows, left_out, negatives_kept = thinned(rows, recipe, engine)
+        rows, left_out, counted = thinned(rows, recipe, engine)
+        negatives_kept = shares_kept(counted)
         dropped |= {"negative not kept": left_out} if left_out else {}
     examples = rows.filter(rows.split != NO_EXAMPLE)
     sizes = check_sizes(examples)
     _check_labels(examples, recipe)
-    return Usable(rows, sizes, dropped, negatives_kept)
+    return Usable(rows, sizes, dropped, negatives_kept, counted)
 
 
 def rows_to_fit_on(rows: ibis.Table, recipe: Recipe) -> ibis.Table:
