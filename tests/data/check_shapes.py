@@ -219,14 +219,18 @@ SHAPES = {
 }
 
 
+def in_files(workshop, log):
+    """The rows of a log in three files, and the path of each by its split."""
+    parts = dict(zip(SPLITS, (log[:90], log[90:120], log[120:]), strict=True))
+    return {name: workshop.write(name, rows) for name, rows in parts.items()}
+
+
 def prepare(workshop, shape, seed=0):
     """The folder of a data set of a shape, from a random log."""
     settings, log = SHAPES[shape], events(seed)
     tables = {}
     if shape == "files":
-        parts = dict(zip(SPLITS, (log[:90], log[90:120], log[120:]), strict=True))
-        paths = {name: workshop.write(name, rows) for name, rows in parts.items()}
-        settings = {**settings, "split": {**settings["split"], **paths}}
+        settings = {**settings, "split": {**settings["split"], **in_files(workshop, log)}}
     else:
         log = {"moments": moments, "events dates": dates}.get(shape, list)(log)
         tables["log"] = log
@@ -239,7 +243,7 @@ LATER = [{**each, "price": 7.0, "kind": "w"} if each["iid"] == "b" else each for
 LATER += [{"iid": "h", "tags": "late", "price": 3.0, "kind": "w"}]  # a is listed no more
 GROWING = (
     *("time", "shares", "hashed", "moments", "last", "random", "lists", "negatives"),
-    *("negatives before", "negatives fresh", "thinned"),
+    *("negatives before", "negatives fresh", "thinned", "files"),
 )
 
 
@@ -261,7 +265,12 @@ def grow(workshop, shape):
     kind = {"moments": moments}.get(shape, list)
     tables = {"users": USERS} if "users" in settings else {}
     tables |= {"items": ITEMS} if "items" in settings else {}
-    folders = [workshop.prepare(settings, log=kind(day(0)), **tables).folder]
+    if shape == "files":
+        paths = in_files(workshop, day(0))
+        settings = {**settings, "log": LOG, "split": {**settings["split"], **paths}}
+    else:
+        tables["log"] = kind(day(0))
+    folders = [workshop.prepare(settings, **tables).folder]
     for number in (1, 2):
         log = workshop.write(f"day{number}", kind(day(number)))
         items = workshop.write("later", LATER) if "items" in settings and number == 2 else None
@@ -270,6 +279,7 @@ def grow(workshop, shape):
             at = [str(row["at"]) for row in moments([{"at": each} for each in at])]
         split = {"valid_from": at[0], "test_from": at[1]}
         split = {"valid": 0.2, "test": 0.2} if shape == "shares" else split
+        split = None if shape in ("last", "random") and number == 2 else split
         out = workshop.folder / f"grown{number}"
         folders.append(append(folders[-1], log=log, out=out, items=items, split=split).folder)
     return folders

@@ -39,8 +39,8 @@ def test_what_is_appended_passes(grown, shape):
         report = check(folder, sample=10_000)
         assert shapes.failed(report) == {}
         unproved = {name for name, each in by_name(report).items() if each.status != "passed"}
-        allowed = {"lists": {"time order before"}}.get(shape, {"numbers"})
-        allowed = allowed if shape in ("lists", "random", "thinned") else set()
+        random = {"random": {"numbers", "split"}, "thinned": {"numbers"}}
+        allowed = {**random, "lists": {"time order before"}}.get(shape, set())
         assert unproved <= allowed
         what = f"the files of all {days} stages are there, as they were"
         assert by_name(report)["raw files"].what == what

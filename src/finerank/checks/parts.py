@@ -41,8 +41,8 @@ def _parted(raw: RawLog, stage: Stage) -> str:
     if not keys or stage is not raw.stages[-1]:  # nothing tells
         return f"SELECT *, NULL AS part FROM {rows}"  # noqa: S608
     return (  # drawn: as the prepared rows of these keys
-        "SELECT picked.*, CASE WHEN first IS NULL THEN -1 WHEN first = last THEN first END "  # noqa: S608
-        f"AS part FROM picked LEFT JOIN (SELECT {keys}, min(split) AS first, max(split) AS "
+        "SELECT r.*, CASE WHEN first IS NULL THEN -1 WHEN first = last THEN first END "  # noqa: S608
+        f"AS part FROM {rows} r LEFT JOIN (SELECT {keys}, min(split) AS first, max(split) AS "
         f"last FROM examples GROUP BY {keys}) USING ({keys})"
     )
 

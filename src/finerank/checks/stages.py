@@ -8,16 +8,17 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from finerank.data.manifest import input_files
 from finerank.errors import FinerankError
-from finerank.settings import SPLITS, FilesSplit, TimeSplit
+from finerank.settings import SPLITS, FilesSplit, SplitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from finerank.checks.stored import Stored
     from finerank.data.schema import Home
-    from finerank.settings import SplitSettings
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def find_stages(stored: Stored) -> tuple[Stage, ...]:
     found = [(split, logs, tables, manifest["identity"]["files"], 0)]
     for part in manifest.get("appended", []):
         logs = [(path, path, 0) for path in part["log"]]
-        split = TimeSplit.model_validate(part["split"])
+        split = TypeAdapter(SplitSettings).validate_python(part["split"])
         files, first = part["files"], part["first_new_train_request"]
         found.append((split, logs, part["tables"], files, first))
     stages = [
