@@ -279,7 +279,7 @@ def grow(workshop, shape):
             at = [str(row["at"]) for row in moments([{"at": each} for each in at])]
         split = {"valid_from": at[0], "test_from": at[1]}
         split = {"valid": 0.2, "test": 0.2} if shape == "shares" else split
-        split = None if shape in ("last", "random") and number == 2 else split
+        split = None if shape in ("last", "random") else split
         out = workshop.folder / f"grown{number}"
         folders.append(append(folders[-1], log=log, out=out, items=items, split=split).folder)
     return folders
