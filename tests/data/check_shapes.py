@@ -34,7 +34,7 @@ def event(draw, at=None):
         "words": draw.choice([None, [], ["p", None, " q "], ["p"], ["r"]]),
         "vector": draw.choice([None, [1.0, 2.0], [0.5, -1.0]]),
         "kind": draw.choice(["view", "view", "view", "click", "order"]),
-        "past": [None, ["a"], ["b", "c", "a"], ["e", "x"] if late else []][at % 4],
+        "past": [None, ["a"], ["b", "c", "a"], ["e", "h"] if late else []][at % 4],
     }
 
 
@@ -248,12 +248,17 @@ GROWING = (
 
 
 def day(number, seed=0):
-    """The events of a day, with items and devices that no earlier day has."""
+    """The events of a day, with items and devices that no earlier day trains on.
+
+    Its last hours have a device that only the next day trains on.
+    """
     draw = random.Random(f"{seed} {number}")
     rows = []
     for row in events(draw.random()):
         new = {"at": row["at"] + 100 * number}
         new |= {"device": f"device {number}"} if draw.random() < 0.2 and number else {}
+        if draw.random() < 0.3 and row["at"] >= TEST_FROM:
+            new["device"] = f"device {number + 1}"
         new |= {"iid": "h"} if draw.random() < 0.2 and number else {}
         rows.append({**row, **new})
     return rows

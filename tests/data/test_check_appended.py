@@ -35,7 +35,8 @@ def by_name(report):
 
 @pytest.mark.parametrize("shape", shapes.GROWING)
 def test_what_is_appended_passes(grown, shape):
-    for days, folder in enumerate(grown(shape)[1:], start=2):
+    for days in (2, 3) if shape == "time" else (3,):
+        folder = grown(shape)[days - 1]
         report = check(folder, sample=10_000)
         assert shapes.failed(report) == {}
         unproved = {name for name, each in by_name(report).items() if each.status != "passed"}
