@@ -26,11 +26,12 @@ COLUMNS = ["uid", "iid", "shop", "at", "click"]
 
 
 def log():
+    """Rows whose items have more digits than a number holds."""
     random = np.random.default_rng(0)
     return [
         (
             f"{random.integers(1, 9):03d}",
-            f"{random.integers(1, 9):04d}",
+            f"{10**19 + int(random.integers(1, 9))}",
             f"{random.integers(1, 4):02d}",
             str(at),
             str(int(random.integers(2))),
