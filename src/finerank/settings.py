@@ -428,6 +428,16 @@ class TrainingSettings(Settings):
     )
     patience: int = Field(default=2, ge=1, description="epochs without gain before it stops")
     seed: int = Field(default=0, ge=0)
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto: a GPU where there is one, else the CPU; or cpu, cuda, cuda:1",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of matrix products in training: bfloat16 where the device computes in it. "
+        "Embeddings, losses, statistics and scores are float32 in any case",
+    )
 
     @model_validator(mode="after")
     def _decays_every_row(self) -> TrainingSettings:

@@ -49,17 +49,17 @@ class MiniBatchL2:
         counts = count_ids(examples)
         strengths = {space: strength / n.clamp(min=1).float() for space, n in counts.items()}
         self.tables = [
-            (tables, torch.cat([strengths[space] for space in spaces]))  # (V,)
+            (tables, torch.cat([strengths[space] for space in spaces]).to(tables.weight.device))
             for spaces, tables in joined_tables(model)
             if spaces
-        ]
+        ]  # strengths (V,)
 
     @torch.no_grad()
     def add_gradient(self) -> None:
         """Add the gradient of the term to the gradients of the tables' rows in use."""
         for tables, strengths in self.tables:
             assert tables.in_use is not None
-            rows, vectors = tables.in_use
+            rows, vectors, _ = tables.in_use
             assert vectors.grad is not None
             strength = strengths.index_select(0, rows).to(vectors.dtype)
             vectors.grad.addcmul_(vectors, strength.unsqueeze(1))
