@@ -15,7 +15,7 @@ from finerank.data.batch import Jagged, sent
 from finerank.data.examples import Examples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from torch import Tensor
 
@@ -152,36 +152,36 @@ PlacedSet: TypeAlias = "TrainingSet | Resident | Copied"
 def sizes_of_requests(examples: Examples) -> dict[tuple[str, ...], Tensor]:
     """What each request adds to the sizes of a batch ``(R,)``, under the names of `Sizes`."""
     first, schema = examples.first_candidate, examples.schema
-    requests = torch.arange(examples.num_requests)
-    candidates = first.diff()
+    requests, candidates = torch.arange(examples.num_requests), first.diff()
     sizes: dict[tuple[str, ...], Tensor] = {("candidates",): candidates}
-    sides: list[tuple[tuple[str, ...], Sequence[Feature], dict[str, Column], Tensor | None]] = [
-        (("request",), schema.request_features, examples.request, examples.user),
-        (("candidate",), schema.candidate_features, examples.candidate, examples.item),
-    ]
-    ranges: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {
-        ("request",): (requests, requests + 1),
-        ("candidate",): (first[:-1], first[1:]),
-    }
-    for history in schema.histories:
-        name, store = ("steps", history.name), examples.stores[history.name]
-        starts, ends = ranges[name] = examples.windows[history.name]
-        sizes[name] = ends - starts
-        sizes["pairs", history.name] = candidates * (ends - starts)
-        features = [schema.feature(each) for each in history.features]
-        sides.append((name, features, store.columns, store.item))
-    for name, side, own, entity in sides:
-        starts, ends = ranges[name]
-        for feature in side:
+
+    def add_values(
+        name: tuple[str, ...],
+        features: Iterable[Feature],
+        own: dict[str, Column],
+        entity: Tensor | None,
+        rows: tuple[Tensor, Tensor],
+    ) -> None:
+        """The values of jagged features in the rows from the first up to the second, a request."""
+        for feature in features:
             column, by_entity = examples.source(feature, own)
-            if not isinstance(column, Jagged):
-                continue
-            lengths = column.offsets.diff()
-            if by_entity:
-                assert entity is not None
-                lengths = lengths.index_select(0, entity)
-            before = functional.pad(lengths.cumsum(0), (1, 0))  # up to each row
-            sizes[*name, feature.name] = before.index_select(0, ends) - before.index_select(
-                0, starts
-            )
+            if isinstance(column, Jagged):
+                lengths = column.offsets.diff()
+                if by_entity:
+                    assert entity is not None
+                    lengths = lengths.index_select(0, entity)
+                before = functional.pad(lengths.cumsum(0), (1, 0))  # up to each row
+                start, end = (before.index_select(0, each) for each in rows)
+                sizes[*name, feature.name] = end - start
+
+    rows = requests, requests + 1
+    add_values(("request",), schema.request_features, examples.request, examples.user, rows)
+    rows = first[:-1], first[1:]
+    add_values(("candidate",), schema.candidate_features, examples.candidate, examples.item, rows)
+    for history in schema.histories:
+        store, rows = examples.stores[history.name], examples.windows[history.name]
+        sizes["steps", history.name] = steps = rows[1] - rows[0]
+        sizes["pairs", history.name] = candidates * steps
+        features = map(schema.feature, history.features)
+        add_values(("steps", history.name), features, store.columns, store.item, rows)
     return sizes

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from finerank.errors import FinerankError
 
-_BFLOAT16_CPU = ("avx512_bf16", "amx_bf16")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def find_device(setting: str) -> torch.device:
@@ -19,10 +21,8 @@ def find_device(setting: str) -> torch.device:
     Raises:
         FinerankError: torch does not see the device.
     """
+    device = torch.device(_default() if setting == "auto" else setting)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if setting == "auto":
-        setting = "cuda" if count else "cpu"
-    device = torch.device(setting)
     if device.type == "cuda" and (device.index or 0) >= count:
         seen = ", ".join(f"cuda:{index}" for index in range(count))
         raise FinerankError(
@@ -33,6 +33,10 @@ def find_device(setting: str) -> torch.device:
             "none.",
         )
     return device
+
+
+def _default() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_name(device: torch.device) -> str:
@@ -55,14 +59,13 @@ def _computes_bfloat16(device: torch.device) -> bool:
     """Whether in hardware: emulated it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and _cpu_has(*_BFLOAT16_CPU)
+    return not _BFLOAT16_FLAGS.isdisjoint(_cpu_flags())
 
 
-def _cpu_has(*flags: str) -> bool:
-    """Whether the CPU names one of the flags; Linux."""
+def _cpu_flags() -> set[str]:
+    """What the CPU says that it can do; nothing where the system doesn't tell (not Linux)."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            words = next((line for line in file if line.startswith("flags")), "").split()
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            return set(next((line for line in file if line.startswith("flags")), "").split())
     except OSError:
-        return False
-    return any(flag in words for flag in flags)
+        return set()

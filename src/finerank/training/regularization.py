@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finerank.data.batch import Batch, Column
-    from finerank.data.fresh import TrainingSet
+    from finerank.data.placement import PlacedSet
     from finerank.data.schema import Schema
 
 _BATCH_SIZE = 65_536  # candidates counted at a time
@@ -45,7 +45,7 @@ class MiniBatchL2:
         Zhou et al., Deep Interest Network, KDD 2018, arXiv:1706.06978, section 5.1.
     """
 
-    def __init__(self, model: nn.Module, examples: TrainingSet, *, strength: float) -> None:
+    def __init__(self, model: nn.Module, examples: PlacedSet, *, strength: float) -> None:
         counts = count_ids(examples)
         strengths = {space: strength / n.clamp(min=1).float() for space, n in counts.items()}
         self.tables = [
@@ -65,7 +65,7 @@ class MiniBatchL2:
             vectors.grad.addcmul_(vectors, strength.unsqueeze(1))
 
 
-def count_ids(examples: TrainingSet) -> dict[str, Tensor]:
+def count_ids(examples: PlacedSet) -> dict[str, Tensor]:
     """How often each id is an input: id space -> ``(V,)``.
 
     What a request shares among its candidates counts once for each of them.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from finerank.data.batch import Batch
     from finerank.data.examples import Examples
-    from finerank.data.fresh import TrainingSet
+    from finerank.data.placement import PlacedSet
     from finerank.settings import TrainingSettings
 
 _TELL_S = 0.5  # between two readings of the loss for the progress
@@ -85,7 +85,7 @@ class Trainer:
         self.precision = find_precision(settings.precision, self.device)
         self.weighting = weighting(list(task_weights.values())).to(self.device)
 
-    def fit(self, model: nn.Module, train: TrainingSet, valid: Examples) -> Fit:
+    def fit(self, model: nn.Module, train: PlacedSet, valid: Examples) -> Fit:
         """Train a model; it is left with the weights of its best epoch, on the trainer's device.
 
         Raises:
