@@ -32,7 +32,7 @@ SCHEMAS = ["flat", "numbers only", "one history", "steps of their own", "every t
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
 
-class WaitingOperation(AssertionError):
+class WaitingError(AssertionError):
     """An operation whose result has to be read before the next can be told."""
 
 
@@ -68,7 +68,7 @@ class NothingWaits(TorchDispatchMode):
             if isinstance(each, torch.Tensor)
         )
         if name in self.refused or unsized or masks:
-            raise WaitingOperation(str(func))
+            raise WaitingError(str(func))
         return func(*args, **(kwargs or {}))
 
 
@@ -186,9 +186,10 @@ def test_a_step_waits_for_nothing(made, unreadable, monkeypatch, name, settings)
 def test_a_step_reads_nothing(made, monkeypatch, name, optimizer):
     """On a device that holds no numbers: whatever reads one fails, `tolist` among them.
 
-    Torch's fused Adam doesn't know the device; it is not what is in doubt.
+    Torch's fused Adam and autocast don't know the device; they are not what is in doubt.
     """
     monkeypatch.setattr(torch.optim, "Adam", lambda groups, lr, fused: torch.optim.SGD(groups, lr))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # nor autocast
     examples, meta = examples_of(made, "every type"), torch.device("meta")
     model = model_of(examples.schema, name).to(meta).train()
     trainer = trainer_of(examples.schema, embedding_optimizer=optimizer, embedding_l2=0.5)
@@ -226,7 +227,7 @@ def test_scoring_waits_for_nothing(made, unreadable, name):
 )
 def test_what_waits_is_refused(wait):
     x = torch.tensor([1, 2, 2])
-    with NothingWaits(), pytest.raises(WaitingOperation):
+    with NothingWaits(), pytest.raises(WaitingError):
         wait(x)
     x.repeat_interleave(x, output_size=5)
 
@@ -236,7 +237,7 @@ def test_the_cpu_form_would_wait(made):
     examples = examples_of(made, "one history")
     model, trainer = model_of(examples.schema).train(), trainer_of(examples.schema)
     optimizers = Optimizers(model, trainer.weighting, trainer.settings)
-    with sparse_tables(model), NothingWaits(), pytest.raises(WaitingOperation):
+    with sparse_tables(model), NothingWaits(), pytest.raises(WaitingError):
         trainer._step(model, optimizers, None, examples.batch(torch.arange(20)))
 
 
