@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finerank.data.examples import Examples
 from finerank.data.loader import Loader
 from finerank.data.placement import Copied, Placement, Resident
+from finerank.data.schema import Schema
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import score
 from finerank.models.registry import build
@@ -21,6 +22,7 @@ from finerank.training import device as module
 from finerank.training import trainer as trainer_module
 from finerank.training.device import device_name, find_device, find_precision
 from finerank.training.id_dropout import IdDropout
+from finerank.training.loss import task_losses
 from finerank.training.optimizers import Optimizers, sparse_tables
 from finerank.training.regularization import MiniBatchL2
 from finerank.training.trainer import Trainer
@@ -321,12 +323,12 @@ def test_bfloat16_is_for_products_only(made, name):
         batch = examples.batch(torch.arange(60))
         optimizers = Optimizers(model.train(), trainer.weighting, trainer.settings)
         with sparse_tables(model):
-            losses[precision] = trainer._step(model, optimizers, None, batch)
             with torch.autocast("cpu", trainer.precision, enabled=precision == "bfloat16"):
                 products.add(linear(torch.zeros(1, linear.in_features)).dtype)
-                vectors = model.inputs(batch)
+                vectors, logits = model.inputs(batch), model(batch)
+            losses[precision] = trainer._step(model, optimizers, None, batch)
         assert vectors.request.dtype == vectors.candidate.dtype == torch.float32
-        assert losses[precision].dtype == torch.float32
+        assert torch.equal(losses[precision], task_losses(logits.float(), batch.labels))
         floats = [each for each in model.state_dict().values() if each.is_floating_point()]
         states = [s for p in optimizers._dense.state.values() for s in p.values()]
         assert {each.dtype for each in [*floats, *states]} == {torch.float32}
@@ -334,6 +336,14 @@ def test_bfloat16_is_for_products_only(made, name):
     assert products == {torch.float32, torch.bfloat16}
     assert not torch.equal(losses["float32"], losses["bfloat16"])
     torch.testing.assert_close(losses["bfloat16"], losses["float32"], rtol=0.02, atol=0)
+
+
+def test_a_projected_vector_is_float32(made):
+    schema = Schema(made.features("item:vector:look"), (), ("click",))
+    examples = made.examples(schema, candidates=[3, 1], steps=[0, 0])
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors = model_of(schema, "dnn").inputs(examples.batch(torch.arange(2)))
+    assert vectors.candidate.dtype == torch.float32
 
 
 def test_statistics_of_bfloat16_are_float32(made):
