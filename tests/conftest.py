@@ -18,12 +18,22 @@ from finerank.data.events import EventStore
 from finerank.data.examples import Examples
 from finerank.data.schema import Feature, History, Schema
 from finerank.run import train
+from finerank.training import device
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """Small work goes faster on one thread, and the same way on every machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _on_the_cpu():
+    """What is left open is the same on every machine; a test that is about a GPU asks for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "_default", lambda: "cpu")
+        patch.setattr(device, "_computes_bfloat16", lambda device: False)
+        yield
 
 
 class Made:

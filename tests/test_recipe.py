@@ -60,6 +60,7 @@ def changed(key, value):
         ("split", {"by": "tiem"}, "split: .*'random'"),
         ("tasks", {}, "tasks: .*at least 1"),
         ("tasks.click", {"label": "x", "weight": 0}, r"tasks\.click\.weight: .*greater than 0"),
+        ("training", {"device": "gpu"}, "training.device: expected auto, cpu, .*, found 'gpu'"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_was_expected(key, value, message):

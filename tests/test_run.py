@@ -22,6 +22,9 @@ KEYS = {
         "best_epoch",
         "peak_memory_mb",
         "parameters",
+        "device",
+        "precision",
+        "resident",
     ],
 }
 
@@ -46,6 +49,8 @@ def test_metrics_have_the_documented_keys(shop):
     assert list(metrics["training"]) == KEYS["training"]
     assert 0 < metrics["training"]["peak_memory_mb"] < 10_000
     assert metrics["training"]["samples_per_s"] > 0
+    where = [metrics["training"][key] for key in ("device", "precision", "resident")]
+    assert where == ["cpu", "float32", True]
     test = metrics["test"]
     assert test["cart"]["rows"] < test["click"]["rows"]  # a cart is judged among clicks only
 

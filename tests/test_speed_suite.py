@@ -145,6 +145,19 @@ def test_the_clock_leaves_the_warm_up_out(suite, monkeypatch):
     }
 
 
+def test_the_clock_waits_for_a_device_where_counting_begins_and_ends(suite, monkeypatch):
+    measure, waits = suite("measure"), []
+    now = iter([0.0, *np.arange(10.0, 100.0)])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(now)))
+    clock = measure.Clock(5.0, wait=lambda: waits.append(len(clock.ticks)))
+    with suppress(measure.Enough):
+        while True:
+            clock.tick(100)
+    # the third step was told at 12 and done at 13, the eighth told at 18 and done at 19
+    assert waits == [3, 8]
+    assert (clock.result()["steps"], clock.result()["seconds"]) == (5, 6.0)
+
+
 def test_the_clock_ends_with_the_epoch(suite):
     measure = suite("measure")
     clock = measure.Clock(1e9)

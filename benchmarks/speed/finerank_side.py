@@ -16,13 +16,12 @@ from measure import first
 from synthetic import TEST_AT, VALID_AT, make
 
 import finerank
-from finerank.data.examples import Examples
 from finerank.data.loader import Loader
+from finerank.data.placement import Placement, Resident
 from finerank.evaluation.evaluator import evaluate
 from finerank.evaluation.metrics import binary_metrics
 from finerank.models.registry import build
 from finerank.recipe import Recipe
-from finerank.training.loss import task_losses
 from finerank.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
     from measure import Clock
 
     from finerank.data.batch import Batch
+    from finerank.data.placement import PlacedSet
 
 ENDLESS = 4_000_000  # requests
+ENDLESS_EPOCHS = 100_000
 
 
 class Side:
@@ -49,10 +50,11 @@ class Side:
 
     def train(self, measure: str, clock: Clock) -> None:
         """Run the library's own training until the clock ends it."""
-        if self.device.type != "cpu":
-            self._train_on_device(measure, clock)
-        elif measure == "step":
-            settings = self.recipe.training
+        where = {"device": str(self.device)}
+        if self.device.type != "cpu":  # where an epoch is over before it is measured
+            where |= {"epochs": ENDLESS_EPOCHS, "patience": ENDLESS_EPOCHS}
+        if measure == "step":
+            settings = self.recipe.training.model_copy(update=where)
             weights = {name: task.weight for name, task in self.recipe.tasks.items()}
             trainer = Trainer(settings, task_weights=weights, progress=_Told(clock))
             trainer.fit(self._model(), self._ready(), self.dataset.split("valid"))
@@ -61,7 +63,7 @@ class Side:
                 finerank.train(
                     self.folder,
                     Path(folder) / "run",
-                    overrides=[f"training.seed={self.recipe.training.seed}"],
+                    overrides=[f"training.{name}={value}" for name, value in where.items()],
                     progress=_Told(clock),
                 )
 
@@ -87,43 +89,27 @@ class Side:
         torch.manual_seed(0)
         return build(self.dataset.schema, self.recipe.model).to(self.device)
 
-    def _ready(self) -> Examples:
-        train = self.dataset.split("train")
+    def _ready(self) -> ReadyBatches:
+        train = Placement(self.device).place(self.dataset.split("train"))
         loader = Loader(train, batch_size=self.case.batch_size, shuffle=True)
-        return ReadyExamples.of(train, [batch.to(self.device) for batch in first(loader)])
-
-    def _train_on_device(self, measure: str, clock: Clock) -> None:
-        """The trainer's loop with its batches moved; the trainer itself stays on the CPU."""
-        examples = self._ready() if measure == "step" else self.dataset.split("train")
-        loader = Loader(examples, batch_size=self.case.batch_size, shuffle=True)
-        model = self._model().train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.recipe.training.learning_rate)
-        for batch in loader:
-            on_device = batch.to(self.device)
-            assert on_device.labels is not None
-            loss = task_losses(model(on_device), on_device.labels).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            float(loss)  # as every library's loop does: it waits for the device
-            clock.tick(len(on_device.request_of_candidate))
+        return ReadyBatches(train, first(loader))
 
 
-class ReadyExamples(Examples):
-    """Examples whose batches are made already: whichever are asked for, the next one comes."""
+class ReadyBatches(Resident):
+    """Examples whose batches are made already: whichever are asked for, the next one comes.
 
-    @classmethod
-    def of(cls, examples: Examples, batches: list[Batch]) -> ReadyExamples:
-        """As many requests as no measurement uses up, with the candidates of the real ones."""
+    As many requests as no measurement uses up, with as many candidates as the real ones.
+    """
+
+    def __init__(self, examples: PlacedSet, batches: list[Batch]) -> None:
         candidates = examples.num_candidates // examples.num_requests
-        first = torch.arange(0, (ENDLESS + 1) * candidates, candidates)
-        ready = cls(**{**vars(examples), "first_candidate": first})
-        object.__setattr__(ready, "_next", itertools.cycle(batches))
-        return ready
+        self.schema = examples.schema
+        self.first_candidate = torch.arange(0, (ENDLESS + 1) * candidates, candidates)
+        self._next = itertools.cycle(batches)
 
     def batch(self, requests: torch.Tensor) -> Batch:  # noqa: ARG002
         """The next of the batches."""
-        return next(self._next)  # type: ignore[attr-defined]
+        return next(self._next)
 
 
 class _Told:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 PACKAGES = {
     "finerank": "finerank",
@@ -40,10 +40,14 @@ class Clock:
     Args:
         seconds: of measuring; a fifth of it is the warm-up before.
         least: steps that count, at least.
+        wait: returns when a device has done all that it was told; called where counting begins and
+            ends, not between.
     """
 
-    def __init__(self, seconds: float, *, least: int = 3) -> None:
-        self.seconds, self.least = seconds, least
+    def __init__(
+        self, seconds: float, *, least: int = 3, wait: Callable[[], None] | None = None
+    ) -> None:
+        self.seconds, self.least, self.wait = seconds, least, wait
         self.created = time.perf_counter()
         self.last: int | None = None  # a step that ends the loop in any case
         self.ticks: list[tuple[float, int]] = []  # when a step ended, and its samples
@@ -58,15 +62,24 @@ class Clock:
         now = time.perf_counter()
         self.ticks.append((now, samples))
         if len(self.ticks) == self.last:
+            self._settle()
             raise Enough
         if self.first_counted is None:
             warm = now - self.ticks[0][0] >= self.seconds / 5 and len(self.ticks) >= 3
             if warm:
+                self._settle()
                 self.first_counted = len(self.ticks)
             return
         counted = len(self.ticks) - self.first_counted
         if now - self.ticks[self.first_counted - 1][0] >= self.seconds and counted >= self.least:
+            self._settle()
             raise Enough
+
+    def _settle(self) -> None:
+        """The last step ends when the device has done it."""
+        if self.wait is not None:
+            self.wait()
+            self.ticks[-1] = time.perf_counter(), self.ticks[-1][1]
 
     def result(self) -> dict[str, float]:
         """Samples, seconds and steps that count, and seconds before the first step was done.

@@ -33,7 +33,7 @@ def measured(
         samples, took = side.evaluate(measure) if case.kind == "evaluate" else side.prepare()
         result = {"samples": samples, "seconds": took, "samples_per_s": samples / took}
     else:
-        clock = Clock(seconds)
+        clock = Clock(seconds, wait=torch.cuda.synchronize) if device == "cuda" else Clock(seconds)
         with suppress(Enough):
             side.train(measure, clock)
         result = clock.result()

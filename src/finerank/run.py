@@ -22,6 +22,7 @@ from finerank.models.registry import build, check_options, options_of
 from finerank.progress import Progress, silent
 from finerank.recipe import Recipe
 from finerank.settings import ModelSettings
+from finerank.training.device import device_name, find_device
 from finerank.training.memory import peak_memory_mb, reset_peak
 from finerank.training.trainer import Trainer
 from finerank.training.warm_start import check_grown, start_from
@@ -156,11 +157,14 @@ def train(
                 "best_epoch": fit.best_epoch,
                 "peak_memory_mb": round(peak, 1),
                 "parameters": sum(p.numel() for p in network.parameters()),
+                "device": device_name(trainer.device),
+                "precision": fit.precision,
+                "resident": fit.resident,
             },
         }
         if (gates := gate_report(network, dataset.split("valid"))) is not None:
             metrics["gates"] = gates
-        save_bundle(folder / "bundle", network, recipe, dataset)
+        save_bundle(folder / "bundle", network.cpu(), recipe, dataset)
         (folder / METRICS).write_text(json.dumps(metrics, indent=2))
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         with (folder / "log.jsonl").open("w") as log:
@@ -197,4 +201,5 @@ def evaluate_run(
         start_from(model, bundle.model, str(run))
     else:
         check_fits(bundle, dataset)
-    return evaluate(model, dataset.split(split), progress=progress)
+    device = find_device("auto")
+    return evaluate(model.to(device), dataset.split(split), progress=progress)

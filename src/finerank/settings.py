@@ -52,6 +52,15 @@ Duration = Annotated[PositiveInt | PositiveFloat | str, AfterValidator(_as_durat
 Time = Annotated[int | float | str, BeforeValidator(_as_text)]
 
 
+def _as_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise WrongSetting(expected="auto, cpu, cuda or cuda:N", found=repr(device))
+    return device
+
+
+Device = Annotated[str, AfterValidator(_as_device)]
+
+
 def _leave_some(valid: float, test: float) -> None:
     if valid + test >= 1:
         raise WrongSetting(expected="shares that leave rows to train on", found=f"{valid}, {test}")
@@ -428,6 +437,15 @@ class TrainingSettings(Settings):
     )
     patience: int = Field(default=2, ge=1, description="epochs without gain before it stops")
     seed: int = Field(default=0, ge=0)
+    device: Device = Field(
+        default="auto",
+        description="auto: a GPU where there is one, else the CPU; or cpu, cuda, cuda:1",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of matrix products in training: bfloat16 where the device computes in it. "
+        "Embeddings, losses, statistics and scores are float32 in any case",
+    )
 
     @model_validator(mode="after")
     def _decays_every_row(self) -> TrainingSettings:

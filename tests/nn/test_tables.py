@@ -42,7 +42,7 @@ def test_a_row_in_use_stands_once_and_has_the_gradient_of_all_its_uses(tables):
     vectors, places = tables(ROWS)
     (vectors[places] * upstream).sum().backward()
     assert tables.weight.grad is None
-    rows, leaf = tables.in_use
+    rows, leaf, _ = tables.in_use
     assert sorted(rows.tolist()) == [0, 3, 5, 8]
     for row, gradient in zip(rows.tolist(), leaf.grad, strict=True):
         torch.testing.assert_close(gradient, upstream[row == ROWS].sum(dim=0))

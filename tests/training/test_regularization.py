@@ -35,7 +35,7 @@ def inputs_of(schema, batch):
 
 def gradient_of(tables):
     """The gradient of all rows ``(V, D)``."""
-    rows, vectors = tables.in_use
+    rows, vectors, _ = tables.in_use
     return torch.zeros_like(tables.weight).index_copy(0, rows, vectors.grad)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+import torch
+
 from finerank.nn.jagged import expand_ranges
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -26,10 +27,18 @@ Column: TypeAlias = "Tensor | Jagged"
 
 
 class Steps(NamedTuple):
-    """The steps of one history for every request, one after another, oldest first."""
+    """The steps of one history for every request, one after another, oldest first.
 
-    columns: dict[str, Column]  # feature -> (N,), (N, width), or jagged with N rows
-    offsets: Tensor  # (R + 1,)
+    Attributes:
+        columns: feature -> ``(N,)``, ``(N, width)``, or jagged with ``N`` rows.
+        offsets: ``(R + 1,)``.
+        num_pairs: how many pairs there are of a candidate and a step of its request, where a
+            device would have to be asked.
+    """
+
+    columns: dict[str, Column]
+    offsets: Tensor
+    num_pairs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,34 +62,48 @@ class Batch:
     user: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device; the host does not wait until it is there."""
         return Batch(
-            request={name: _move(column, device) for name, column in self.request.items()},
-            candidate={name: _move(column, device) for name, column in self.candidate.items()},
+            request=_moved(self.request, device),
+            candidate=_moved(self.candidate, device),
             histories={
-                name: Steps(
-                    {key: _move(column, device) for key, column in steps.columns.items()},
-                    steps.offsets.to(device),
+                name: steps._replace(
+                    columns=_moved(steps.columns, device), offsets=sent(steps.offsets, device)
                 )
                 for name, steps in self.histories.items()
             },
-            request_of_candidate=self.request_of_candidate.to(device),
-            labels=None if self.labels is None else self.labels.to(device),
-            user=self.user.to(device),
+            request_of_candidate=sent(self.request_of_candidate, device),
+            labels=None if self.labels is None else sent(self.labels, device),
+            user=sent(self.user, device),
         )
 
 
-def _move(column: Column, device: torch.device | str) -> Column:
-    if isinstance(column, Jagged):
-        return Jagged(column.values.to(device), column.offsets.to(device))
-    return column.to(device)
+def _moved(columns: dict[str, Column], device: torch.device | str) -> dict[str, Column]:
+    return {
+        name: Jagged(sent(column.values, device), sent(column.offsets, device))
+        if isinstance(column, Jagged)
+        else sent(column, device)
+        for name, column in columns.items()
+    }
 
 
-def take(column: Column, rows: Tensor) -> Column:
-    """The given rows of a column, in that order."""
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A copy on a device that is under way; from pinned memory, or the host would wait for it."""
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def take(column: Column, rows: Tensor, *, size: int | None = None) -> Column:
+    """The given rows of a column, in that order.
+
+    Args:
+        rows: which ``(R,)``.
+        size: how many values they have together, of a jagged column, where it is known.
+    """
     if not isinstance(column, Jagged):
         return column.index_select(0, rows)
     starts = column.offsets.index_select(0, rows)
     lengths = column.offsets.index_select(0, rows + 1) - starts
-    indices, offsets = expand_ranges(starts, lengths)
+    indices, offsets = expand_ranges(starts, lengths, size=size)
     return Jagged(column.values.index_select(0, indices), offsets)

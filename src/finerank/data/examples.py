@@ -6,7 +6,8 @@ Shapes: ``R`` requests, ``B`` candidates, ``T`` tasks.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -14,7 +15,7 @@ from finerank.data.batch import Batch, Column, Jagged, Steps, take
 from finerank.nn.jagged import expand_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from finerank.data.events import EventStore
     from finerank.data.lists import ListStore
     from finerank.data.schema import Feature, Schema
+
+# What a batch has of everything whose number depends on its requests: of ("candidates",), of a
+# history's ("steps", history) and ("pairs", history), and of the values of jagged features:
+# ("request", feature), ("candidate", feature), ("steps", history, feature).
+Sizes: TypeAlias = "Mapping[tuple[str, ...], int]"
 
 
 @dataclass(frozen=True)
@@ -63,29 +69,40 @@ class Examples:
         """How many candidates, over all requests."""
         return int(self.first_candidate[-1])
 
-    def batch(self, requests: Tensor) -> Batch:
+    def batch(self, requests: Tensor, sizes: Sizes = MappingProxyType({})) -> Batch:
         """The batch of the given requests, with all their candidates, in that order.
 
         Args:
             requests: their rows ``(R,)``, int64.
+            sizes: where the columns are on a device, or it would be waited for.
         """
         starts = self.first_candidate.index_select(0, requests)
         counts = self.first_candidate.index_select(0, requests + 1) - starts
-        candidates, _ = expand_ranges(starts, counts)
+        candidates, _ = expand_ranges(starts, counts, size=sizes.get(("candidates",)))
         order = torch.arange(len(requests), device=requests.device)
         user = self.user.index_select(0, requests)
         item = None if self.item is None else self.item.index_select(0, candidates)
         schema = self.schema
         return Batch(
             request={
-                feature.name: self._column(feature, self.request, requests, user)
+                feature.name: self._column(
+                    feature, self.request, requests, user, sizes.get(("request", feature.name))
+                )
                 for feature in schema.request_features
             },
             candidate={
-                feature.name: self._column(feature, self.candidate, candidates, item)
+                feature.name: self._column(
+                    feature,
+                    self.candidate,
+                    candidates,
+                    item,
+                    sizes.get(("candidate", feature.name)),
+                )
                 for feature in schema.candidate_features
             },
-            histories={each.name: self._steps(each.name, requests) for each in schema.histories},
+            histories={
+                each.name: self._steps(each.name, requests, sizes) for each in schema.histories
+            },
             request_of_candidate=order.repeat_interleave(counts, output_size=len(candidates)),
             labels=None
             if self.labels is None
@@ -107,28 +124,83 @@ class Examples:
             labels=None if self.labels is None else [each[begin:] for each in self.labels],
         )
 
-    def _steps(self, name: str, requests: Tensor) -> Steps:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Examples:
+        """The same examples, with each tensor that batches are made of changed."""
+
+        def changed(columns: Mapping[str, Column]) -> dict[str, Column]:
+            return {
+                name: Jagged(*map(change, column)) if isinstance(column, Jagged) else change(column)
+                for name, column in columns.items()
+            }
+
+        def of_entities(entities: Entities | None) -> Entities | None:
+            return entities and replace(entities, features=changed(entities.features))
+
+        return replace(
+            self,
+            users=of_entities(self.users),
+            items=of_entities(self.items),
+            stores={
+                name: replace(
+                    store,
+                    item=None if store.item is None else change(store.item),
+                    columns=changed(store.columns),
+                )
+                for name, store in self.stores.items()
+            },
+            user=change(self.user),
+            request=changed(self.request),
+            windows={name: (change(s), change(e)) for name, (s, e) in self.windows.items()},
+            first_candidate=change(self.first_candidate),
+            item=None if self.item is None else change(self.item),
+            candidate=changed(self.candidate),
+            labels=None if self.labels is None else [change(each) for each in self.labels],
+        )
+
+    def source(self, feature: Feature, own: Mapping[str, Column]) -> tuple[Column, bool]:
+        """Where a feature is held, and whether that is a table of users or of items.
+
+        Args:
+            own: what the rows that have the feature hold themselves.
+        """
+        if feature.name in own:
+            return own[feature.name], False
+        entities = self.users if feature.home == "users" else self.items
+        assert entities is not None
+        return entities.features[feature.name], True
+
+    def _steps(self, name: str, requests: Tensor, sizes: Sizes) -> Steps:
         history = next(each for each in self.schema.histories if each.name == name)
         store = self.stores[name]
         starts, ends = (bound.index_select(0, requests) for bound in self.windows[name])
-        events, offsets = expand_ranges(starts, ends - starts)
+        events, offsets = expand_ranges(starts, ends - starts, size=sizes.get(("steps", name)))
         item = None if store.item is None else store.item.index_select(0, events)
         columns = {
-            feature: self._column(self.schema.feature(feature), store.columns, events, item)
+            feature: self._column(
+                self.schema.feature(feature),
+                store.columns,
+                events,
+                item,
+                sizes.get(("steps", name, feature)),
+            )
             for feature in history.features
         }
-        return Steps(columns, offsets)
+        return Steps(columns, offsets, sizes.get(("pairs", name)))
 
     def _column(
-        self, feature: Feature, own: dict[str, Column], rows: Tensor, entity: Tensor | None
+        self,
+        feature: Feature,
+        own: Mapping[str, Column],
+        rows: Tensor,
+        entity: Tensor | None,
+        size: int | None,
     ) -> Column:
         """A feature at the given rows: from their own table, or from that of users or items."""
-        if feature.name in own:
-            return take(own[feature.name], rows)
-        entities = self.users if feature.home == "users" else self.items
-        assert entities is not None
+        column, by_entity = self.source(feature, own)
+        if not by_entity:
+            return take(column, rows, size=size)
         assert entity is not None
-        return take(entities.features[feature.name], entity)
+        return take(column, entity, size=size)
 
 
 def _from(column: Column, first: int) -> Column:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finerank.data.batch import Batch
-    from finerank.data.fresh import TrainingSet
+    from finerank.data.placement import PlacedSet
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Loader:
 
     def __init__(
         self,
-        examples: TrainingSet,
+        examples: PlacedSet,
         *,
         batch_size: int,
         shuffle: bool = False,

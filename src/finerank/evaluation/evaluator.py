@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from finerank.data.loader import Loader
+from finerank.data.placement import Placement
 from finerank.evaluation.metrics import binary_metrics
 from finerank.progress import Progress, silent
 
@@ -15,22 +16,27 @@ if TYPE_CHECKING:
     from torch import nn
 
     from finerank.data.examples import Examples
+    from finerank.data.placement import PlacedSet
 
 _BATCH_SIZE = 8192  # candidates; scores don't depend on it
 
 Metrics = dict[str, dict[str, float | int | None]]
 
 
-def score(model: nn.Module, examples: Examples, *, progress: Progress = silent) -> np.ndarray:
-    """The logits ``(B, T)`` of all candidates, in their order; the model is left in eval mode."""
+def score(model: nn.Module, examples: PlacedSet, *, progress: Progress = silent) -> np.ndarray:
+    """The logits ``(B, T)`` of all candidates, in their order; the model is left in eval mode.
+
+    They are computed in float32 on the model's device and fetched from there once.
+    """
     model.eval()
     logits = []
     total = examples.num_candidates
+    placed = Placement(next(model.parameters()).device).place(examples)
     with torch.inference_mode(), progress("scoring", total) as advance:
-        for batch in Loader(examples, batch_size=_BATCH_SIZE):
+        for batch in Loader(placed, batch_size=_BATCH_SIZE):
             logits.append(model(batch))
             advance(len(logits[-1]))
-    return torch.cat(logits).numpy() if logits else np.zeros((0, len(examples.schema.tasks)))
+    return torch.cat(logits).cpu().numpy() if logits else np.zeros((0, len(examples.schema.tasks)))
 
 
 def evaluate(model: nn.Module, examples: Examples, *, progress: Progress = silent) -> Metrics:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from finerank.data.loader import Loader
+from finerank.data.placement import Placement
 
 if TYPE_CHECKING:
     from finerank.data.examples import Examples
@@ -34,9 +35,10 @@ class GateReport(TypedDict):
 def gate_report(model: RankingModel, examples: Examples) -> GateReport | None:
     """Describe the gates of a model over a set of examples; None for a model without gates."""
     model.eval()
-    shares, entropy, count = torch.zeros(()), torch.zeros(()), 0
+    device = next(model.parameters()).device
+    shares, entropy, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
     with torch.inference_mode():
-        for batch in Loader(examples, batch_size=_BATCH_SIZE):
+        for batch in Loader(Placement(device).place(examples), batch_size=_BATCH_SIZE):
             gates = model.gates(batch)  # (B, T, E)
             if gates is None:
                 return None

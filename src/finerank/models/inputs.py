@@ -6,7 +6,7 @@ width, ``S`` width of a step, ``W`` width of all features of a side.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Literal, NamedTuple
 
 import torch
@@ -99,6 +99,10 @@ class Inputs(nn.Module):
         self._of_request = self._runs(schema.request_features)
         self._of_candidate = self._runs(schema.candidate_features)
         self._of_step = {h.name: self._runs(self._step_features(h.name)) for h in schema.histories}
+        runs = [*self._of_request, *self._of_candidate, *chain(*self._of_step.values())]
+        self._first_rows_of = {run: f"first_rows_{number}" for number, run in enumerate(runs)}
+        for run, name in self._first_rows_of.items():
+            self.register_buffer(name, torch.tensor(self._first_rows(run)), persistent=False)
 
     def width(self, feature: Feature) -> int:
         """The width of one feature as a vector."""
@@ -171,7 +175,8 @@ class Inputs(nn.Module):
     def _stacked(self, run: _Run, columns: Mapping[str, Column]) -> Tensor:
         """The rows of the tables that a run's ids are at ``(rows, F)``."""
         ids = torch.stack([_tensor(columns[f.name]) for f in run.features], dim=1)
-        return ids + torch.tensor(self._first_rows(run), device=ids.device)
+        first_rows: Tensor = getattr(self, self._first_rows_of[run])
+        return ids + first_rows
 
     def _first_rows(self, run: _Run) -> list[int]:
         """Where the table of each feature of a run begins."""
@@ -199,7 +204,10 @@ class Inputs(nn.Module):
             (raw,) = values
         raw = raw.to(self.tables.weight.dtype)
         key = _key(run.features[0].name)
-        return self.projections[key](raw) if key in self.projections else raw
+        if key not in self.projections:
+            return raw
+        projected: Tensor = self.projections[key](raw)
+        return projected.to(raw.dtype)  # under autocast it is shorter
 
     def _target(self, history: str, candidate: Tensor) -> Tensor:
         """The candidate's side of what the steps of a history share ``(B, D)``."""

@@ -98,12 +98,16 @@ class RankingModel(nn.Module):
         fields = self.inputs(batch)
         request, candidate = [fields.request], [fields.candidate]
         for name, steps in fields.steps.items():
-            pool, offsets = self.pooling[f"of_{name}"], batch.histories[name].offsets
+            pool, history = self.pooling[f"of_{name}"], batch.histories[name]
             if isinstance(pool, TargetAttention):
                 target = fields.targets[name]
-                candidate.append(pool(target, steps, offsets, batch.request_of_candidate))
+                of_candidate = batch.request_of_candidate
+                pairs = history.num_pairs
+                candidate.append(
+                    pool(target, steps, history.offsets, of_candidate, num_pairs=pairs)
+                )
             else:
-                request.append(pool(steps, offsets))
+                request.append(pool(steps, history.offsets))
         return _side_by_side(request), _side_by_side(candidate)
 
     def gates(self, batch: Batch) -> Tensor | None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from finerank.nn import host
+
 
 def lengths_of(offsets: Tensor) -> Tensor:
     """Return the number of values in each row ``(R,)``."""
@@ -30,26 +32,34 @@ def row_of_value(offsets: Tensor, num_values: int) -> Tensor:
     return torch.repeat_interleave(rows, lengths, output_size=num_values)
 
 
-def expand_ranges(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def expand_ranges(
+    starts: Tensor, lengths: Tensor, *, size: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the ranges ``starts[i] .. starts[i] + lengths[i] - 1`` end to end, and their offsets.
 
-    The size of the result depends on the lengths, so on a GPU this waits for the device once.
+    Args:
+        starts: Where the ranges begin ``(R,)``.
+        lengths: How long they are ``(R,)``.
+        size: The sum of the lengths, where it is known; else a device is waited for.
 
     >>> positions, offsets = expand_ranges(torch.tensor([5, 0, 2]), torch.tensor([2, 0, 3]))
     >>> positions.tolist(), offsets.tolist()
     ([5, 6, 2, 3, 4], [0, 2, 2, 5])
     """
     offsets = functional.pad(lengths.cumsum(0), (1, 0))
-    shift = torch.repeat_interleave(starts - offsets[:-1], lengths)
+    shift = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=size)
     return torch.arange(shift.shape[0], device=shift.device) + shift, offsets
 
 
-def pair_steps(offsets: Tensor, request_of_candidate: Tensor) -> tuple[Tensor, Tensor]:
+def pair_steps(
+    offsets: Tensor, request_of_candidate: Tensor, *, num_pairs: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Pair each candidate with each step of its request's history, in the history's order.
 
     Args:
         offsets: Where the histories begin and end ``(R + 1,)``.
         request_of_candidate: The request of each candidate ``(B,)``, in any order.
+        num_pairs: How many there are ``P``, where it is known; else a device is waited for.
 
     Returns:
         The history step of each pair ``(P,)`` and where each candidate's pairs begin and end
@@ -57,7 +67,7 @@ def pair_steps(offsets: Tensor, request_of_candidate: Tensor) -> tuple[Tensor, T
     """
     starts = offsets[:-1].index_select(0, request_of_candidate)
     lengths = lengths_of(offsets).index_select(0, request_of_candidate)
-    return expand_ranges(starts, lengths)
+    return expand_ranges(starts, lengths, size=num_pairs)
 
 
 def spread(requests: Tensor, request_of_candidate: Tensor) -> Tensor:
@@ -72,7 +82,7 @@ def spread(requests: Tensor, request_of_candidate: Tensor) -> Tensor:
 
 def is_one_each(request_of_candidate: Tensor, num_requests: int) -> bool:
     """Whether candidate ``i`` is the only one of request ``i``; on a GPU nobody waits to know."""
-    if request_of_candidate.device.type != "cpu" or len(request_of_candidate) != num_requests:
+    if len(request_of_candidate) != num_requests or not host.is_readable(request_of_candidate):
         return False
     return torch.equal(request_of_candidate, torch.arange(num_requests))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from finerank.nn import host
 from finerank.nn.jagged import is_one_each, pair_steps, row_of_value, sum_segments
 
 _PART = 2**20  # numbers in the vectors of pairs that are worked on together: 4 MiB
@@ -35,16 +36,19 @@ class Pairs(NamedTuple):
     offsets: Tensor
 
 
-def pairs_of(offsets: Tensor, request_of_candidate: Tensor) -> Pairs:
+def pairs_of(
+    offsets: Tensor, request_of_candidate: Tensor, *, num_pairs: int | None = None
+) -> Pairs:
     """Pair each candidate with each step of its request's history, in the history's order.
 
     Args:
         offsets: Where the histories begin and end ``(R + 1,)``.
         request_of_candidate: The request of each candidate ``(B,)``, in any order.
+        num_pairs: How many there are ``P``, where it is known; else a device is waited for.
     """
     if is_one_each(request_of_candidate, offsets.shape[0] - 1):
         return Pairs(None, row_of_value(offsets, int(offsets[-1])), offsets)
-    step, pair_offsets = pair_steps(offsets, request_of_candidate)
+    step, pair_offsets = pair_steps(offsets, request_of_candidate, num_pairs=num_pairs)
     return Pairs(step, row_of_value(pair_offsets, step.shape[0]), pair_offsets)
 
 
@@ -94,6 +98,9 @@ class _Part(NamedTuple):
 
 def _parts(offsets: Tensor, num_pairs: int, width: int) -> Iterator[_Part]:
     """Cut the candidates where their pairs' vectors of this width fill a part of the cache."""
+    if not host.is_readable(offsets):  # a device has no use for parts
+        yield _Part(slice(0, offsets.shape[0] - 1), slice(0, num_pairs))
+        return
     size = max(1, _PART // max(1, width))
     cuts = torch.arange(size, max(num_pairs, size), size, device=offsets.device)
     cuts = torch.searchsorted(offsets, cuts).clamp(max=offsets.shape[0] - 1)

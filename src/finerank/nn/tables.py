@@ -5,11 +5,34 @@ Shapes: ``V`` rows of all tables, ``D`` embedding width, ``M`` ids of a batch, `
 
 from collections.abc import ItemsView, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from finerank.nn import host
+
+
+class RowsInUse(NamedTuple):
+    """The rows of the tables that a batch uses, and what stands for them in its step.
+
+    Attributes:
+        rows: in the tables ``(U,)``, each once; on a device as the batch names them, ``U = M``.
+        vectors: of the rows ``(U, D)``: a leaf.
+        first: on a device, where among the rows the one stands that got the gradient of all its
+            equals ``(U,)``; else None.
+    """
+
+    rows: Tensor
+    vectors: Tensor
+    first: Tensor | None
+
+    def gradient(self) -> Tensor:
+        """That of each of the rows ``(U, D)``, the same for equal rows."""
+        assert self.vectors.grad is not None
+        gradient = self.vectors.grad
+        return gradient if self.first is None else gradient.index_select(0, self.first)
 
 
 class EmbeddingTables(nn.Module):
@@ -28,8 +51,8 @@ class EmbeddingTables(nn.Module):
         first_row: table -> where it begins.
         sparse: whether only the rows in use get a gradient, so that nothing that a training step
             does grows with ``V``. Off, `weight` has the gradient of any parameter.
-        in_use: where sparse, the different rows ``(U,)`` that the last forward used, and their
-            vectors ``(U, D)``: a leaf, whose gradient stands in the place of that of `weight`.
+        in_use: where sparse, the rows that the last forward used, whose gradient stands in the
+            place of that of `weight`.
     """
 
     def __init__(self, sizes: Mapping[str, int], dim: int, *, std: float) -> None:
@@ -39,7 +62,7 @@ class EmbeddingTables(nn.Module):
         self._views = dict(zip(sizes, pairwise(ends), strict=True))
         self.weight = nn.Parameter(nn.init.normal_(torch.empty(ends[-1], dim), std=std))
         self.sparse = False
-        self.in_use: tuple[Tensor, Tensor] | None = None
+        self.in_use: RowsInUse | None = None
         self._last_place = torch.empty(0, dtype=torch.int32)  # (V,), once it is needed
 
     def __getitem__(self, table: str) -> Tensor:
@@ -58,30 +81,34 @@ class EmbeddingTables(nn.Module):
             rows: ``(M,)``, int64.
 
         Returns:
-            The vectors of the different rows ``(U, D)`` and a place for each of ``rows`` ``(M,)``;
+            The vectors of the rows in use ``(U, D)`` and a place for each of ``rows`` ``(M,)``;
             unless `sparse`, and where nothing is learned, all rows ``(V, D)`` and ``rows``.
         """
         if not (self.sparse and torch.is_grad_enabled()):
             return self.weight, rows
-        different, places = self._different(rows)
+        different, places, first = self._different(rows)
         vectors = self.weight.detach().index_select(0, different).requires_grad_()
-        self.in_use = different, vectors
+        self.in_use = RowsInUse(different, vectors, first)
         return vectors, places
 
-    def _different(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The different rows ``(U,)``, and where among them each row is ``(M,)``.
+    def _different(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The rows in use ``(U,)``, where among them each row is ``(M,)``, and their `first`.
 
         Each row writes its place into a table of all rows; who reads their own place back is the
-        one that counts. Sorting, as `torch.unique` does, takes three times as long.
+        one that counts. Sorting, as `torch.unique` does, takes three times as long. A device would
+        have to be asked how many count: there equal rows all stay and share the place of one.
         """
         if len(self._last_place) != len(self.weight) or self._last_place.device != rows.device:
             self._last_place = rows.new_empty(len(self.weight), dtype=torch.int32)
         order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
         self._last_place[rows] = order
         chosen = self._last_place.index_select(0, rows)
+        if not host.is_readable(rows):
+            places = chosen.long()
+            return rows, places, places
         counts = chosen == order
         place = counts.cumsum(0).sub_(1)
-        return rows[counts], place.index_select(0, chosen)
+        return rows[counts], place.index_select(0, chosen), None
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401, FBT001 - torch's signature
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -83,7 +83,13 @@ class TargetAttention(nn.Module):
         self.logit = nn.Linear(self.mlp.output_dim, 1, bias=not softmax)
 
     def forward(
-        self, candidate: Tensor, values: Tensor, offsets: Tensor, request_of_candidate: Tensor
+        self,
+        candidate: Tensor,
+        values: Tensor,
+        offsets: Tensor,
+        request_of_candidate: Tensor,
+        *,
+        num_pairs: int | None = None,
     ) -> Tensor:
         """Return each candidate's view of its request's history ``(B, S)``.
 
@@ -92,10 +98,11 @@ class TargetAttention(nn.Module):
             values: The steps of all histories ``(N, S)``.
             offsets: Where each request's history begins and ends ``(R + 1,)``.
             request_of_candidate: The request of each candidate ``(B,)``.
+            num_pairs: How many pairs there are ``P``, where it is known; else a device is waited
+                for.
         """
-        pairs = pairs_of(offsets, request_of_candidate)
-        weights = self._weights(candidate, values, pairs)
-        return weighted_steps(weights.to(values.dtype), values, pairs)
+        pairs = pairs_of(offsets, request_of_candidate, num_pairs=num_pairs)
+        return weighted_steps(self._weights(candidate, values, pairs), values, pairs)
 
     def weights(
         self, candidate: Tensor, values: Tensor, offsets: Tensor, request_of_candidate: Tensor
@@ -112,4 +119,5 @@ class TargetAttention(nn.Module):
         first = self.mlp.first
         hidden = pair_linear(candidate, values, first.weight, first.bias, pairs)  # (P, H)
         logits = self.logit(self.mlp.forward_after_first(hidden)).squeeze(1)  # (P,)
+        logits = logits.to(values.dtype)  # under autocast they are shorter
         return segment_softmax(logits, pairs.offsets) if self.softmax else logits

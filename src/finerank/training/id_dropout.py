@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finerank.data.batch import Jagged, Steps
+from finerank.data.batch import Jagged
 from finerank.data.vocabulary import UNKNOWN
 
 if TYPE_CHECKING:
@@ -26,11 +26,14 @@ class IdDropout:
         schema: which features are ids.
         share: the probability, from 0 up to but not 1.
         seed: of the draws.
+        device: where the batches are.
     """
 
-    def __init__(self, schema: Schema, share: float, *, seed: int) -> None:
+    def __init__(
+        self, schema: Schema, share: float, *, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.schema, self.share = schema, share
-        self._random = torch.Generator().manual_seed(seed)
+        self._random = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with some ids unknown; the given one stays as it is."""
@@ -39,7 +42,7 @@ class IdDropout:
             request=self._dropped(batch.request),
             candidate=self._dropped(batch.candidate),
             histories={
-                name: Steps(self._dropped(steps.columns), steps.offsets)
+                name: steps._replace(columns=self._dropped(steps.columns))
                 for name, steps in batch.histories.items()
             },
         )
@@ -56,5 +59,5 @@ class IdDropout:
         return dropped
 
     def _unknown(self, ids: torch.Tensor) -> torch.Tensor:
-        drop = torch.rand(ids.shape, generator=self._random) < self.share
-        return ids.masked_fill(drop.to(ids.device), UNKNOWN)
+        drop = torch.rand(ids.shape, generator=self._random, device=ids.device) < self.share
+        return ids.masked_fill(drop, UNKNOWN)

@@ -83,9 +83,7 @@ def _of_every_row(tables: EmbeddingTables) -> Tensor:
     """The gradient of all rows ``(V, D)``, 0 for those not in use."""
     gradient = torch.zeros_like(tables.weight)
     if tables.in_use is not None:
-        rows, vectors = tables.in_use
-        assert vectors.grad is not None
-        gradient.index_copy_(0, rows, vectors.grad)
+        gradient.index_copy_(0, tables.in_use.rows, tables.in_use.gradient())
     return gradient
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finerank.data.batch import Batch, Column
-    from finerank.data.fresh import TrainingSet
+    from finerank.data.placement import PlacedSet
     from finerank.data.schema import Schema
 
 _BATCH_SIZE = 65_536  # candidates counted at a time
@@ -45,27 +45,27 @@ class MiniBatchL2:
         Zhou et al., Deep Interest Network, KDD 2018, arXiv:1706.06978, section 5.1.
     """
 
-    def __init__(self, model: nn.Module, examples: TrainingSet, *, strength: float) -> None:
+    def __init__(self, model: nn.Module, examples: PlacedSet, *, strength: float) -> None:
         counts = count_ids(examples)
         strengths = {space: strength / n.clamp(min=1).float() for space, n in counts.items()}
         self.tables = [
-            (tables, torch.cat([strengths[space] for space in spaces]))  # (V,)
+            (tables, torch.cat([strengths[space] for space in spaces]).to(tables.weight.device))
             for spaces, tables in joined_tables(model)
             if spaces
-        ]
+        ]  # strengths (V,)
 
     @torch.no_grad()
     def add_gradient(self) -> None:
         """Add the gradient of the term to the gradients of the tables' rows in use."""
         for tables, strengths in self.tables:
             assert tables.in_use is not None
-            rows, vectors = tables.in_use
+            rows, vectors, _ = tables.in_use
             assert vectors.grad is not None
             strength = strengths.index_select(0, rows).to(vectors.dtype)
             vectors.grad.addcmul_(vectors, strength.unsqueeze(1))
 
 
-def count_ids(examples: TrainingSet) -> dict[str, Tensor]:
+def count_ids(examples: PlacedSet) -> dict[str, Tensor]:
     """How often each id is an input: id space -> ``(V,)``.
 
     What a request shares among its candidates counts once for each of them.

@@ -35,9 +35,8 @@ class RowOptimizer(ABC):
         """Update the rows in use by their gradients."""
         for index, each in enumerate(self.tables):
             if each.in_use is not None:
-                rows, vectors = each.in_use
-                assert vectors.grad is not None
-                self._update(index, rows, vectors, vectors.grad)
+                rows, vectors, _ = each.in_use
+                self._update(index, rows, vectors, each.in_use.gradient())
                 each.weight.index_copy_(0, rows, vectors)
 
     @abstractmethod
@@ -46,7 +45,8 @@ class RowOptimizer(ABC):
 
         Args:
             index: which of the tables.
-            rows: in it, each once.
+            rows: in it; those that are equal have equal vectors and gradients, so that it doesn't
+                matter which of them is written last.
             vectors: changed in place.
             gradient: of the vectors.
         """

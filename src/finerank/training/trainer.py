@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finerank.data.loader import Loader
+from finerank.data.placement import Copied, Placement
 from finerank.errors import FinerankError
-from finerank.evaluation.evaluator import Metrics, evaluate
+from finerank.evaluation.evaluator import Metrics, metrics_of, score
 from finerank.progress import Progress, silent
+from finerank.training.device import find_device, find_precision
 from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
 from finerank.training.optimizers import Optimizers, sparse_tables
@@ -25,9 +27,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from finerank.data.batch import Batch
     from finerank.data.examples import Examples
-    from finerank.data.fresh import TrainingSet
+    from finerank.data.placement import PlacedSet
     from finerank.settings import TrainingSettings
+
+_TELL_S = 0.5  # between two readings of the loss for the progress
 
 
 @dataclass
@@ -41,6 +46,8 @@ class Fit:
         valid: that epoch's metrics on the validation set.
         seconds: of training and validation.
         samples_per_s: candidates trained on a second, validation not counted.
+        precision: of the matrix products, ``float32`` or ``bfloat16``.
+        resident: whether the training set lay on the device, or its batches were copied there.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -48,6 +55,8 @@ class Fit:
     valid: Metrics = field(default_factory=dict)
     seconds: float = 0.0
     samples_per_s: float = 0.0
+    precision: str = ""
+    resident: bool = True
 
 
 class Trainer:
@@ -57,6 +66,9 @@ class Trainer:
         settings: epochs, batch size, learning rate, what to watch.
         task_weights: task -> weight of its loss in the sum.
         progress: told of each epoch.
+
+    Raises:
+        FinerankError: the settings name a device that isn't there.
     """
 
     def __init__(
@@ -69,25 +81,34 @@ class Trainer:
         self.settings, self.progress = settings, progress
         self.tasks = list(task_weights)
         weighting = UncertaintyWeights if settings.task_weights == "uncertainty" else WeightedSum
-        self.weighting = weighting(list(task_weights.values()))
+        self.device = find_device(settings.device)
+        self.precision = find_precision(settings.precision, self.device)
+        self.weighting = weighting(list(task_weights.values())).to(self.device)
 
-    def fit(self, model: nn.Module, train: TrainingSet, valid: Examples) -> Fit:
-        """Train a model; it is left with the weights of its best epoch.
+    def fit(self, model: nn.Module, train: PlacedSet, valid: Examples) -> Fit:
+        """Train a model; it is left with the weights of its best epoch, on the trainer's device.
 
         Raises:
             FinerankError: the loss is no longer finite, or the validation set can't be judged by
                 the metric, having one class only.
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
+        model.to(self.device)
         optimizers = Optimizers(model, self.weighting, settings)
         l2 = None
         if settings.embedding_l2 > 0:
             l2 = MiniBatchL2(model, train, strength=settings.embedding_l2)
         drop = None
         if settings.id_dropout > 0:
-            drop = IdDropout(train.schema, settings.id_dropout, seed=settings.seed)
+            drop = IdDropout(
+                train.schema, settings.id_dropout, seed=settings.seed, device=self.device
+            )
+        placement = Placement(self.device)
+        train_set, valid_set = placement.place(train), placement.place(valid)
+        fit.precision = str(self.precision).removeprefix("torch.")
+        fit.resident = not isinstance(train_set, Copied)
         loader = Loader(
-            train, batch_size=settings.batch_size, shuffle=True, seed=settings.seed, then=drop
+            train_set, batch_size=settings.batch_size, shuffle=True, seed=settings.seed, then=drop
         )
         best_value, best_weights = float("-inf"), {}
         started = time.perf_counter()
@@ -99,7 +120,7 @@ class Trainer:
             trained_s += time.perf_counter() - epoch_started
             if not all(map(_is_finite, model.state_dict().values())):
                 raise _not_finite(f"epoch {epoch}", "weights that are not")
-            metrics = evaluate(model, valid)
+            metrics = metrics_of(score(model, valid_set), valid)
             value = self._watched(metrics)
             fit.epochs.append(
                 {
@@ -114,7 +135,9 @@ class Trainer:
             if value > best_value:
                 best_value, fit.best_epoch, fit.valid = value, epoch, metrics
                 if epoch < settings.epochs:  # the last ones need no copy
-                    best_weights = {k: v.clone() for k, v in model.state_dict().items()}
+                    best_weights = {
+                        k: v.to("cpu", copy=True) for k, v in model.state_dict().items()
+                    }
             elif epoch - fit.best_epoch >= settings.patience:
                 break
             else:
@@ -135,25 +158,37 @@ class Trainer:
     ) -> dict[str, float]:
         """One pass over the training set; the mean loss of each task."""
         model.train()
-        total, batches = torch.zeros(len(self.tasks)), 0
+        total, batches = torch.zeros(len(self.tasks), device=self.device), 0
+        remark, told = "", -_TELL_S
         with self.progress(step, loader.examples.num_candidates) as advance:
             for batch in loader:
-                assert batch.labels is not None
-                losses = task_losses(model(batch), batch.labels)  # (T,)
-                optimizers.zero_grad()
-                self.weighting(losses).backward()
-                if l2 is not None:
-                    l2.add_gradient()
-                optimizers.step()
-                total += losses.detach()
+                total += self._step(model, optimizers, l2, batch)
                 batches += 1
-                advance(len(batch.request_of_candidate), self._remark(total, batches))
+                if (now := time.monotonic()) - told >= _TELL_S:  # a device is waited for
+                    remark, told = self._remark(total, batches), now
+                advance(len(batch.request_of_candidate), remark)
         if not total.isfinite().all():
             raise _not_finite(step, f"{total.tolist()}")
         return {
             task: round(loss / batches, 6)
             for task, loss in zip(self.tasks, total.tolist(), strict=True)
         }
+
+    def _step(
+        self, model: nn.Module, optimizers: Optimizers, l2: MiniBatchL2 | None, batch: Batch
+    ) -> Tensor:
+        """Learn from one batch, without waiting for a device; the loss of each task ``(T,)``."""
+        assert batch.labels is not None
+        short = self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision, enabled=short):
+            logits = model(batch)
+        losses = task_losses(logits.to(batch.labels.dtype), batch.labels)  # (T,)
+        optimizers.zero_grad()
+        self.weighting(losses).backward()
+        if l2 is not None:
+            l2.add_gradient()
+        optimizers.step()
+        return losses.detach()
 
     def _remark(self, total: Tensor, batches: int) -> str:
         """The mean loss of each task so far, in nats."""
