@@ -31,13 +31,13 @@ from finerank.data.grown_events import grown_events
 from finerank.data.grown_negatives import grown_negatives
 from finerank.data.list_writer import ListWriter
 from finerank.data.manifest import FORMAT, MANIFEST, read_manifest, stamps
-from finerank.data.negatives import shares_kept
 from finerank.data.new_rows import checked_rows, recipe_of_new_rows
 from finerank.data.prepare import Prepared, write_manifest
 from finerank.data.rows import RowEncoder
 from finerank.data.sampling import NegativeSampler
 from finerank.data.storage import read_batch
 from finerank.data.tables import RawTables
+from finerank.data.thinning import shares_kept
 from finerank.data.usable import rows_to_fit_on, usable_rows
 from finerank.errors import FinerankError
 from finerank.folders import written_whole

@@ -1,4 +1,4 @@
-"""Negatives: those of the log thinned out, and items sampled beside each positive."""
+"""Negatives: items sampled beside each positive."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import pyarrow as pa
 
 from finerank.data.batch import Jagged
 from finerank.data.sampling import Met, NegativeSampler, behind
-from finerank.data.splits import NO_EXAMPLE, TRAIN, drawn
+from finerank.data.splits import TRAIN
 from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from finerank.data.engine import Engine
     from finerank.data.entities import Entities
     from finerank.data.rows import EncodedRows, RowEncoder
     from finerank.data.schema import Home, Schema
@@ -84,68 +83,6 @@ class Negatives:
         return taken, labels, places
 
 
-Counted = dict[str, dict[str, list[int]]]
-
-
-def thinned(rows: ibis.Table, recipe: Recipe, engine: Engine) -> tuple[ibis.Table, int, Counted]:
-    """The rows with a share of the training negatives only: the others are examples no more.
-
-    A negative here is a row all of whose known labels are 0. Those of validation and test stay;
-    a column ``thinned`` says which of them will be left out once they train.
-
-    Args:
-        engine: holds the rows.
-
-    Returns:
-        The rows, how many were left out, and under ``train`` for each task how many of its labels
-        of 0 training keeps, of how many; under ``later`` the same of the rows of validation and
-        test, once they train.
-
-    Raises:
-        FinerankError: nothing is left of a task's labels of 0.
-    """
-    settings = recipe.negatives
-    assert settings is not None
-    assert settings.keep is not None
-    share, seed = settings.keep, f"keep {settings.seed}"
-    rows = engine.per_row(
-        rows, lambda rows: rows.mutate(drawn=drawn(rows, share, seed, split=TRAIN))
-    )
-    train, kept = rows.split == TRAIN, _is_positive(rows, recipe) | rows.drawn
-    parts = {"train": train, "later": (rows.split != TRAIN) & (rows.split != NO_EXAMPLE)}
-    sums = {"left_out": (train & ~kept).sum()}
-    for part, within in parts.items():
-        for task in recipe.tasks:
-            of_0 = within & (rows[f"label.{task}"] == 0)
-            sums |= {f"{part}.{task}": of_0.sum(), f"{part}.{task}.kept": (of_0 & kept).sum()}
-    found = rows.agg(**sums).to_pyarrow().to_pylist()[0]
-    counted: Counted = {
-        part: {
-            task: [int(found[f"{part}.{task}{each}"] or 0) for each in (".kept", "")]
-            for task in recipe.tasks
-        }
-        for part in parts
-    }
-    for task, (some, all_) in counted["train"].items():
-        if some == 0 and all_ > 0:
-            raise FinerankError(
-                "negatives.keep",
-                expected=f"a share that leaves labels of 0 for {task}",
-                found=f"{settings.keep} of {all_} rows",
-            )
-    split = (train & ~kept).ifelse(NO_EXAMPLE, rows.split).cast("int8")
-    rows = rows.mutate(split=split, thinned=parts["later"] & ~kept).drop("drawn")
-    return rows, int(found["left_out"] or 0), counted
-
-
-def shares_kept(counted: Counted) -> dict[str, float]:
-    """For each task the share of its labels of 0 that training keeps, of what `thinned` counted.
-
-    A row whose other label is 1 stays, so these are at least ``negatives.keep``.
-    """
-    return {task: some / all_ if all_ else 1.0 for task, (some, all_) in counted["train"].items()}
-
-
 def fit_negatives(
     rows: ibis.Table,
     recipe: Recipe,
@@ -172,7 +109,7 @@ def fit_negatives(
 def positives_of_items(rows: ibis.Table, recipe: Recipe, items: Entities) -> np.ndarray:
     """How many positives each item has in the training rows ``(I,)``, -1 where it has no row."""
     train = rows.filter(rows.split == TRAIN)
-    pool = train.group_by("item").agg(n=_is_positive(train, recipe).sum()).to_pyarrow()
+    pool = train.group_by("item").agg(n=is_positive(train, recipe).sum()).to_pyarrow()
     counts = np.full(len(items.keys), -1, dtype=np.int64)
     counts[items.keys.encode(pool["item"].combine_chunks())] = pool["n"].to_numpy()
     return counts
@@ -219,7 +156,7 @@ def negatives_of(
     )
 
 
-def _is_positive(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
+def is_positive(rows: ibis.Table, recipe: Recipe) -> ibis.Value:
     """Which rows have a label of 1."""
     return ibis.or_(*(rows[f"label.{task}"].fill_null(0) == 1 for task in recipe.tasks))
 

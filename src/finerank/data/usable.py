@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import ibis
 
-from finerank.data.negatives import Counted, shares_kept, thinned
 from finerank.data.outcomes import check_events, with_outcomes
 from finerank.data.rows import select_rows
 from finerank.data.splits import NO_EXAMPLE, TRAIN, VALID, check_sizes, first_time, with_split
+from finerank.data.thinning import Counted, shares_kept, thinned
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
