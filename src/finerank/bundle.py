@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from finerank.data.encoding import load_encodings
 from finerank.data.entities import Entities
-from finerank.data.rows import RowEncoder
+from finerank.data.row_encoder import RowEncoder
 from finerank.data.schema import Schema
 from finerank.errors import FinerankError
 from finerank.models.registry import build

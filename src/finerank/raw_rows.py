@@ -9,9 +9,10 @@ import duckdb
 import ibis
 import pyarrow as pa
 
-from finerank.data.files import open_table, told_kind
+from finerank.data.files import open_table
 from finerank.data.list_columns import list_columns
 from finerank.data.past import derivable
+from finerank.data.paths import told_kind
 from finerank.data.tables import check_sql
 from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import FileSettings

@@ -14,7 +14,7 @@ import torch
 
 from finerank.data.examples import Examples
 from finerank.data.lists import read_lists
-from finerank.data.rows import EncodedRows, starts_request
+from finerank.data.row_encoder import EncodedRows, starts_request
 from finerank.data.storage import as_column
 from finerank.evaluation.evaluator import score
 

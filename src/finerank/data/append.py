@@ -24,7 +24,6 @@ from finerank.data.dataset import Dataset
 from finerank.data.encoding import save_encodings
 from finerank.data.engine import open_engine
 from finerank.data.example_writer import ExampleWriter
-from finerank.data.files import find_files
 from finerank.data.fitting import Fitting
 from finerank.data.grown import earlier_examples, grown_encodings, own_ids
 from finerank.data.grown_events import grown_events
@@ -32,8 +31,9 @@ from finerank.data.grown_negatives import grown_negatives
 from finerank.data.list_writer import ListWriter
 from finerank.data.manifest import FORMAT, MANIFEST, read_manifest, stamps
 from finerank.data.new_rows import checked_rows, recipe_of_new_rows
+from finerank.data.paths import find_files
 from finerank.data.prepare import Prepared, write_manifest
-from finerank.data.rows import RowEncoder
+from finerank.data.row_encoder import RowEncoder
 from finerank.data.sampling import NegativeSampler
 from finerank.data.storage import read_batch
 from finerank.data.tables import RawTables

@@ -15,9 +15,8 @@ from finerank.data.examples import Examples
 from finerank.data.fresh import FreshNegatives, TrainingSet
 from finerank.data.lists import ListStore
 from finerank.data.manifest import read_manifest
-from finerank.data.negatives import item_ids
-from finerank.data.rows import RowEncoder
-from finerank.data.sampling import NegativeSampler
+from finerank.data.row_encoder import RowEncoder
+from finerank.data.sampling import NegativeSampler, item_ids
 from finerank.data.schema import Schema
 from finerank.data.storage import read_columns, without_prefix
 from finerank.errors import FinerankError

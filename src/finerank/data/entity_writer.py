@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finerank.data.entities import Entities
-from finerank.data.rows import RowEncoder
+from finerank.data.row_encoder import RowEncoder
 from finerank.data.storage import ColumnWriter, read_batch, write_columns
 from finerank.data.vocabulary import UNKNOWN, Vocabulary, canonical
 from finerank.errors import FinerankError

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from finerank.data.batch import Jagged
 from finerank.data.events import EventStore
-from finerank.data.rows import EncodedRows, RowEncoder, starts_request
+from finerank.data.row_encoder import EncodedRows, RowEncoder, starts_request
 from finerank.data.storage import ColumnWriter, with_prefix, write_columns
 from finerank.errors import FinerankError
 

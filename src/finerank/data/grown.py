@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.encoding import IdEncoding, IdsEncoding
-from finerank.data.rows import EncodedRows
+from finerank.data.row_encoder import EncodedRows
 from finerank.data.storage import read_batch
 from finerank.data.vocabulary import UNKNOWN, Buckets, Vocabulary
 from finerank.errors import FinerankError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finerank.data.encoding import Encoding
-    from finerank.data.rows import RowEncoder
+    from finerank.data.row_encoder import RowEncoder
     from finerank.data.sampling import NegativeSampler
     from finerank.data.schema import Schema
     from finerank.data.vocabulary import Ids

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from finerank.data.engine import Engine
     from finerank.data.entities import Entities
-    from finerank.data.rows import RowEncoder
+    from finerank.data.row_encoder import RowEncoder
     from finerank.data.schema import Home, Schema
     from finerank.recipe import Recipe
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import ibis
 
     from finerank.data.entities import Entities
-    from finerank.data.rows import RowEncoder
+    from finerank.data.row_encoder import RowEncoder
     from finerank.data.schema import Schema
     from finerank.recipe import Recipe
 

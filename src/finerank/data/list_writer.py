@@ -14,7 +14,7 @@ from finerank.data.storage import ColumnWriter, read_batch, with_prefix
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
-    from finerank.data.rows import RowEncoder
+    from finerank.data.row_encoder import RowEncoder
     from finerank.recipe import Recipe
 
 _ROWS_A_PIECE = 500_000

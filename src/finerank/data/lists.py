@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finerank.data.batch import Column
-    from finerank.data.rows import RowEncoder
+    from finerank.data.row_encoder import RowEncoder
     from finerank.recipe import Recipe
 
 

@@ -7,7 +7,7 @@ import json
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from finerank.data.files import find_files
+from finerank.data.paths import find_files
 from finerank.errors import FinerankError
 from finerank.settings import SPLITS
 

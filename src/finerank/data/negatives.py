@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.batch import Jagged
-from finerank.data.sampling import Met, NegativeSampler, behind
+from finerank.data.sampling import Met, NegativeSampler, behind, item_ids
 from finerank.data.splits import TRAIN
 from finerank.errors import FinerankError, did_you_mean
 from finerank.settings import SPLITS
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from finerank.data.entities import Entities
-    from finerank.data.rows import EncodedRows, RowEncoder
+    from finerank.data.row_encoder import EncodedRows, RowEncoder
     from finerank.data.schema import Home, Schema
     from finerank.recipe import Recipe
 
@@ -192,21 +192,3 @@ def _groups(feature: str, schema: Schema, items: Entities) -> np.ndarray:
             fix=did_you_mean(feature, there),
         )
     return np.asarray(column.numpy()).astype(np.int64)
-
-
-def item_ids(recipe: Recipe, schema: Schema, encoder: RowEncoder) -> dict[str, np.ndarray]:
-    """The features that are the item's id itself, where the log holds it: one row an item."""
-    ids = {}
-    for feature in schema.candidate_features:
-        if feature.home != "log":
-            continue
-        if feature.type != "id" or feature.column != recipe.log.item:
-            raise FinerankError(
-                f"features.{feature.name}",
-                expected="item features in the item table, beside sampled negatives",
-                found=f"{feature.column!r} in the log, where a sampled item has no row",
-                fix="Move it to a table of items, or leave it out.",
-            )
-        assert encoder.items is not None
-        ids[feature.name] = encoder.encode_keys(feature.name, encoder.items)
-    return ids

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from finerank.data.events import EventStore
-from finerank.data.rows import RowEncoder, as_id, select_rows
+from finerank.data.rows import as_id, select_rows
 from finerank.data.storage import as_column
 from finerank.data.tables import Sql, check_column, check_sql, with_columns, with_sql
 from finerank.data.vocabulary import Vocabulary
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from finerank.data.dataset import Dataset
     from finerank.data.events import Times
+    from finerank.data.row_encoder import RowEncoder
     from finerank.data.schema import History, Schema
     from finerank.recipe import Recipe
 

@@ -35,7 +35,7 @@ from finerank.data.manifest import (
     read_manifest,
 )
 from finerank.data.negatives import fit_negatives
-from finerank.data.rows import RowEncoder
+from finerank.data.row_encoder import RowEncoder
 from finerank.data.schema import Feature, History, Schema
 from finerank.data.tables import RawTables
 from finerank.data.usable import rows_to_fit_on, usable_rows

@@ -12,9 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.storage import read_batch, write_columns
+from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from finerank.data.row_encoder import RowEncoder
+    from finerank.data.schema import Schema
+    from finerank.recipe import Recipe
 
 _ROUNDS = 64  # of drawing all that is missing, before what is left is listed
 
@@ -196,3 +201,21 @@ def behind(positives: np.ndarray, of_positive: np.ndarray, rows: int) -> Behind:
     is_negative = np.ones(int(sizes.sum()), dtype=bool)
     is_negative[places] = False
     return Behind(np.repeat(np.arange(rows), sizes), is_negative, places)
+
+
+def item_ids(recipe: Recipe, schema: Schema, encoder: RowEncoder) -> dict[str, np.ndarray]:
+    """The features that are the item's id itself, where the log holds it: one row an item."""
+    ids = {}
+    for feature in schema.candidate_features:
+        if feature.home != "log":
+            continue
+        if feature.type != "id" or feature.column != recipe.log.item:
+            raise FinerankError(
+                f"features.{feature.name}",
+                expected="item features in the item table, beside sampled negatives",
+                found=f"{feature.column!r} in the log, where a sampled item has no row",
+                fix="Move it to a table of items, or leave it out.",
+            )
+        assert encoder.items is not None
+        ids[feature.name] = encoder.encode_keys(feature.name, encoder.items)
+    return ids

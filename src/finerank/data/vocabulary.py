@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pandas.util import hash_array
 
 from finerank.data.storage import read_batch, write_columns
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNKNOWN = 0
-_ONE = pa.scalar(1, pa.int32())
 _DICT_PAYS_BELOW = 16  # encode by dictionary where the vocabulary is this many times the input
 
 
@@ -71,7 +69,7 @@ class Vocabulary:
             ids = [get(value, UNKNOWN) for value in values.to_pylist()]
             return np.array(ids, dtype=np.int32)
         positions = pc.index_in(values, value_set=self.values, skip_nulls=True)
-        return pc.fill_null(pc.add(positions, _ONE), UNKNOWN).to_numpy(zero_copy_only=False)
+        return pc.fill_null(pc.add(positions, pa.scalar(1, pa.int32())), UNKNOWN).to_numpy(zero_copy_only=False)
 
     def _in_my_type(self, values: pa.Array) -> pa.Array:
         """Text that spells a whole number meets a vocabulary of numbers, and the reverse."""
@@ -117,6 +115,8 @@ class Buckets:
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``(rows,)`` int32 of raw values; 0 for null."""
+        from pandas.util import hash_array  # noqa: PLC0415  (half a second that few need)
+
         texts = canonical(values).cast(pa.large_string()).dictionary_encode()
         distinct = texts.dictionary.to_numpy(zero_copy_only=False).astype(object)
         hashes = hash_array(distinct, categorize=False)  # (distinct,) uint64
