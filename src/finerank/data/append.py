@@ -181,14 +181,14 @@ class _Appending:
         old = self.old.manifest["report"]
         dropped = [old["rows_dropped"], new["rows_dropped"]]
         train = sum(old["rows"].values()) + new["rows"]["train"]
-        kept, counted = old["negatives_kept"], old["negatives_counted"]
-        if counted:  # what was tested is thinned out now
+        report: dict[str, Any] = {"negatives_kept": old["negatives_kept"]}
+        if (counted := old.get("negatives_counted")) is not None:  # what was tested is thinned now
             reason, left_out = "negative not kept", self._thinned_now()
             dropped, train = [*dropped, {reason: left_out}], train - left_out
             parts = (counted["train"], counted["later"], new["negatives_counted"]["train"])
-            together = {t: np.sum([part[t] for part in parts], axis=0).tolist() for t in kept}
+            together = {t: np.sum([part[t] for part in parts], axis=0).tolist() for t in parts[0]}
             counted = {**new["negatives_counted"], "train": together}
-            kept = shares_kept(counted)
+            report = {"negatives_kept": shares_kept(counted), "negatives_counted": counted}
         return {
             "rows_in": old["rows_in"] + new["rows_in"],
             "rows_dropped": {
@@ -197,8 +197,7 @@ class _Appending:
             },
             "rows": {**new["rows"], "train": train},
             "rows_repeated": old["rows_repeated"] + new["rows_repeated"],
-            "negatives_kept": kept,
-            "negatives_counted": counted,
+            **report,
         }
 
     def _thinned_now(self) -> int:

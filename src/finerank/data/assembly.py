@@ -110,14 +110,16 @@ def in_order(engine: Engine, rows: ibis.Table, keys: list[str]) -> Iterator[pa.R
 
 def report_of_rows(usable: Usable, repeats: Repeats) -> dict[str, Any]:
     """What the report says of the rows that were read."""
-    return {
+    report = {
         "rows_in": sum(usable.sizes.values()) + sum(usable.dropped.values()),
         "rows_dropped": usable.dropped,
         "rows": usable.sizes,
         "rows_repeated": repeats.count,
         "negatives_kept": usable.negatives_kept,
-        "negatives_counted": usable.negatives_counted,
     }
+    if usable.negatives_counted:
+        report["negatives_counted"] = usable.negatives_counted
+    return report
 
 
 def report_of_set(
