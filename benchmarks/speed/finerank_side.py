@@ -135,7 +135,12 @@ def _timed(rows: int, work: Callable[[], object]) -> tuple[int, float]:
 
 def recipe_of(case: Case, raw: Path) -> dict[str, Any]:
     """The recipe of a case."""
-    training = {"epochs": 1, "batch_size": case.batch_size, "learning_rate": 1e-3}
+    training = {
+        "epochs": 1,
+        "batch_size": case.batch_size,
+        "learning_rate": 1e-3,
+        "precision": "float32",  # as everybody's
+    }
     tasks = {task: f"{task} = 1" for task in case.tasks}
     common = {"tasks": tasks, "model": _model_options(case), "training": training}
     if case.history is not None:

@@ -69,7 +69,8 @@ class Vocabulary:
             ids = [get(value, UNKNOWN) for value in values.to_pylist()]
             return np.array(ids, dtype=np.int32)
         positions = pc.index_in(values, value_set=self.values, skip_nulls=True)
-        return pc.fill_null(pc.add(positions, pa.scalar(1, pa.int32())), UNKNOWN).to_numpy(zero_copy_only=False)
+        ids = pc.add(positions, pa.scalar(1, pa.int32()))
+        return pc.fill_null(ids, UNKNOWN).to_numpy(zero_copy_only=False)
 
     def _in_my_type(self, values: pa.Array) -> pa.Array:
         """Text that spells a whole number meets a vocabulary of numbers, and the reverse."""
