@@ -14,9 +14,10 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-# Before torch is loaded: threads that spin while they wait stop each other on a shared core.
-# finerank sets this for itself; here every library gets it.
+# Before torch is loaded: threads that spin for long stop each other on a shared core. finerank
+# sets this for itself; here every library gets it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 from cases import ALL, LIBRARIES, Case

@@ -56,6 +56,8 @@ class Loader:
         self._random = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.examples.num_candidates <= self.batch_size:  # one batch: none to make ahead
+            return self._batches()
         return made_ahead(self._batches())
 
     def _batches(self) -> Iterator[Batch]:
@@ -98,7 +100,20 @@ class Loader:
 def made_ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, none of them None, made by a thread while those before them are used."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
+        threads = torch.get_num_threads()
+        maker.submit(_compute_alone).result()
+        torch.set_num_threads(threads)  # for this thread: the setting is the last one's
         ready = deque(maker.submit(next, items, None) for _ in range(_AHEAD))
         while (item := ready.popleft().result()) is not None:
             ready.append(maker.submit(next, items, None))
             yield item
+
+
+def _compute_alone() -> None:
+    """Let torch compute in this thread only, for as long as the thread lives.
+
+    Else it would start a team of threads for it, and with two teams on the same cores those of the
+    training step are kept waiting for each other: a DIN's step on two cores takes a quarter longer.
+    """
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # what it finds at its first use in a thread stays

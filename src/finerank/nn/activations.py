@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from finerank.nn import host
 from finerank.nn.normalization import BatchNorm
 
+_PART = 2**18  # numbers of the rows that are worked on together: 1 MiB
 ActivationName = Literal["relu", "prelu", "dice", "silu", "gelu"]
 
 
@@ -67,8 +69,13 @@ class _DiceOfBatch(torch.autograd.Function):
     .. math::
         d\alpha = \sum g s (1 - p), \qquad d\hat s = (1 - \alpha)\, g s\, p (1 - p)
 
-    and :math:`ds` is :math:`g (\alpha + (1 - \alpha) p)` plus what batch normalisation makes of
-    :math:`d\hat s`. Only ``s`` and ``p`` are kept, and half as many passes are made over them.
+    and with :math:`\sigma` the standard deviation, sums and means over the ``B`` rows,
+
+    .. math::
+        ds = g (\alpha + (1 - \alpha) p) + \frac{1}{\sigma}
+            \left(d\hat s - \overline{d\hat s} - \hat s\, \overline{d\hat s\, \hat s}\right)
+
+    Only ``s`` and ``p`` are kept. Parts of the rows are worked on that stay in the cache.
     """
 
     @staticmethod
@@ -93,22 +100,24 @@ class _DiceOfBatch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         s, p, alpha, mean, inverse_std = ctx.saved_tensors
-        product = gradient * s
-        of_alpha = torch.addcmul(product, product, p, value=-1).sum(dim=0)
-        of_normal = torch.ops.aten.sigmoid_backward(product, p)  # product p (1 - p)
-        of_s, _, _ = torch.ops.aten.native_batch_norm_backward(
-            of_normal,
-            s,
-            1 - alpha,
-            None,
-            None,
-            mean,
-            inverse_std,
-            train=True,
-            eps=ctx.eps,
-            output_mask=[True, False, False],
-        )
-        of_s.addcmul_(torch.addcmul(alpha, 1 - alpha, p), gradient)
+        beta, rows = 1 - alpha, s.shape[0]
+        of_alpha, total, along = (torch.zeros_like(alpha) for _ in range(3))
+        of_s = torch.empty_like(s)
+        size = max(1, _PART // s.shape[1]) if host.is_readable(s) else rows
+        parts = list(zip(*(each.split(size) for each in (of_s, gradient, s, p)), strict=True))
+        for of_normal, g, s_part, p_part in parts:  # of_normal without its factor beta
+            product = g * s_part
+            torch.mul(product, p_part, out=of_normal)
+            of_alpha += product.sub_(of_normal).sum(dim=0)
+            of_normal.addcmul_(of_normal, p_part, value=-1)
+            total += of_normal.sum(dim=0)
+            along += torch.sub(s_part, mean, out=product).mul_(of_normal).sum(dim=0)
+        scale = beta * inverse_std
+        slope = scale * inverse_std.square() * along / rows
+        constant = mean * slope - scale * total / rows
+        for of_part, g, s_part, p_part in parts:
+            of_part.mul_(scale).add_(constant).addcmul_(s_part, slope, value=-1)
+            of_part.addcmul_(torch.addcmul(alpha, beta, p_part), g)
         return of_s, of_alpha, None, None, None, None
 
 

@@ -16,6 +16,7 @@ from finerank.data.placement import Copied, Placement
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, metrics_of, score
 from finerank.progress import Progress, silent
+from finerank.training.allocator import keep_freed_memory
 from finerank.training.device import find_device, find_precision
 from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
@@ -93,6 +94,7 @@ class Trainer:
                 the metric, having one class only.
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
+        keep_freed_memory()
         model.to(self.device)
         optimizers = Optimizers(model, self.weighting, settings)
         l2 = None
