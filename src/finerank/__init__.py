@@ -38,10 +38,10 @@ __all__ = [
 ]
 __version__ = version("finerank")
 
-# For how long torch's threads spin, waiting for each other, before they sleep: GNU OpenMP's measure
+# How long torch's threads spin, waiting for each other, before they sleep: GNU OpenMP's measure
 # for a busy machine, some 15 microseconds, not a millisecond. On two cores a DIN's step then takes
-# 32 ms, as with the millisecond, 40 ms without spinning; where two trainings share the cores, 66 ms,
-# not 162 ms, and 57 ms without spinning. Read once, when torch is loaded.
+# 32 ms, as with the millisecond, 40 ms without spinning; where two trainings share the cores, 66,
+# not 162 ms, and 57 without spinning. Read once, when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
