@@ -69,7 +69,11 @@ def one(seed: int, work: Path) -> tuple[float, float, float]:
     write(simulation, work / "raw")
     shutil.copy(str(files("finerank") / "recipes" / "simulated.yaml"), work / "recipe.yaml")
     # the embeddings with plain Adam: the figures are of it
-    changes = [f"training.seed={seed}", "training.embedding_optimizer=adam"]
+    changes = [
+        f"training.seed={seed}",
+        "training.embedding_optimizer=adam",
+        "training.precision=float32",
+    ]
     recipe = Recipe.load(work / "recipe.yaml").override(changes)
     prepared = finerank.prepare(recipe, work / "prepared", progress=bars)
     scores = [
