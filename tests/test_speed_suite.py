@@ -169,6 +169,13 @@ def test_the_clock_ends_with_the_epoch(suite):
     assert clock.result()["steps"] == 3
 
 
+def test_the_default_precision_is_measured(suite, tmp_path):
+    case = tiny(suite, "mmoe")
+    side = suite("default_side").Side(case, tmp_path, "cpu")
+    assert side.precision == "auto"
+    assert suite("finerank_side").Side(case, tmp_path, "cpu").precision == "float32"
+
+
 def test_the_page(suite):
     def measurement(library, speed, measure="step", **more):
         speeds = {"samples_per_s": speed, "memory_before_mb": 1.0, "memory_peak_mb": 2.0}
@@ -182,16 +189,24 @@ def test_the_page(suite):
         "command": "python run.py",
         "measurements": [
             *(measurement("finerank", speed) for speed in (10.0, 30.0, 20.0)),
+            measurement("default", 35.0),
             measurement("rechub", 4.0),
             measurement("deepctr", 5.0),
+            measurement("finerank", 1.0, "end to end"),
+            measurement("deepctr", 1.0, "end to end", memory_peak_mb=8.0),
+            measurement("rechub", 1.0, "end to end", memory_peak_mb=4.0),
             measurement("floor", 40.0),
             {"case": "mmoe", "library": "nextrec", "measure": "step", "error": "no memory"},
         ],
     }
     page = suite("page").page(json.loads(json.dumps(results)), None)
-    assert "| finerank |  | 20 (10 to 30) | 50% |" in page
+    assert "| finerank | 1 (once) | 20 (10 to 30) | 50% |" in page
     assert "| NextRec |  | failed: no memory |" in page
-    assert "step: 4.00 times the fastest peer, DeepCTR-Torch." in page
+    assert (
+        "step: 4.00 times the fastest peer, DeepCTR-Torch; 7.00 times in its default precision."
+        in page
+    )
+    assert "Peak memory, end to end: 0.50 of the leanest peer's, torch-rechub." in page
 
 
 def test_names_and_letters(suite):
@@ -205,6 +220,7 @@ def test_later_rounds_repeat_the_two_fastest_others_of_each_measure(suite):
     run = suite("run")
     rates = {
         ("finerank", "step"): 1.0,
+        ("default", "step"): 1.0,
         ("floor", "step"): 9.0,
         ("fuxictr", "step"): 2.0,
         ("rechub", "step"): 3.0,
@@ -216,6 +232,7 @@ def test_later_rounds_repeat_the_two_fastest_others_of_each_measure(suite):
     kept = run.worth_repeating(list(rates), rates)
     assert kept == [
         ("finerank", "step"),
+        ("default", "step"),
         ("floor", "step"),
         ("rechub", "step"),
         ("deepctr", "step"),

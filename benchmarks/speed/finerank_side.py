@@ -40,8 +40,8 @@ ENDLESS_EPOCHS = 100_000
 class Side:
     """finerank's side of a case."""
 
-    def __init__(self, case: Case, work: Path, device: str) -> None:
-        self.case, self.device = case, torch.device(device)
+    def __init__(self, case: Case, work: Path, device: str, *, precision: str = "float32") -> None:
+        self.case, self.device, self.precision = case, torch.device(device), precision
         self.raw = make(case, work)
         self.recipe = Recipe.parse(recipe_of(case, self.raw))
         self.folder = work / "prepared" / f"{case.name}-{case.rows}"
@@ -50,7 +50,7 @@ class Side:
 
     def train(self, measure: str, clock: Clock) -> None:
         """Run the library's own training until the clock ends it."""
-        where = {"device": str(self.device)}
+        where = {"device": str(self.device), "precision": self.precision}
         if self.device.type != "cpu":  # where an epoch is over before it is measured
             where |= {"epochs": ENDLESS_EPOCHS, "patience": ENDLESS_EPOCHS}
         if measure == "step":
@@ -139,7 +139,6 @@ def recipe_of(case: Case, raw: Path) -> dict[str, Any]:
         "epochs": 1,
         "batch_size": case.batch_size,
         "learning_rate": 1e-3,
-        "precision": "float32",  # as everybody's
     }
     tasks = {task: f"{task} = 1" for task in case.tasks}
     common = {"tasks": tasks, "model": _model_options(case), "training": training}

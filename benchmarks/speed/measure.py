@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PACKAGES = {
     "finerank": "finerank",
+    "default": "finerank",
     "fuxictr": "fuxictr",
     "rechub": "torch-rechub",
     "deepctr": "deepctr-torch",

@@ -6,13 +6,14 @@ import statistics
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from cases import ALL, LIBRARIES, Case
+from cases import ALL, LIBRARIES, OURS, PEERS, Case
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 NAMES = {
     "finerank": "finerank",
+    "default": "finerank, default precision",
     "fuxictr": "FuxiCTR",
     "rechub": "torch-rechub",
     "deepctr": "DeepCTR-Torch",
@@ -21,8 +22,11 @@ NAMES = {
 }
 ABOUT = """\
 Each library trains the same model on the same synthetic data with the same sizes, vocabularies,
-batch of 1024, Adam at 0.001, fp32 and threads, set up as its own documentation does it. Ids are
+batch of 1024, Adam at 0.001, float32 and threads, set up as its own documentation does it. Ids are
 zipf-like, histories lognormal, labels random: what is measured is speed, not what is learned.
+finerank is measured a second time in the precision that it chooses where nothing is said: bfloat16
+products where the CPU computes them. The other libraries have no such setting, and all ratios but
+those that say so are of float32.
 
 - **end to end**: the library's own training loop with its own loader, from encoded data, after a
   warm-up.
@@ -35,10 +39,10 @@ zipf-like, histories lognormal, labels random: what is measured is speed, not wh
   own, without those of loader workers: resident before training (library and data loaded), and the
   peak.
 
-All processes run with OMP_WAIT_POLICY=PASSIVE, which finerank sets for itself and without which the
-others lose much more on a machine that is not quiet. Each library uses the loader, and as many
-loader processes, as it does where nothing is said: FuxiCTR one (npz, the faster of its two
-formats), the others none, finerank a thread.
+All processes run with OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=1000, which finerank sets for
+itself and without which the others lose much more on a machine that is not quiet. Each library
+uses the loader, and as many loader processes, as it does where nothing is said: FuxiCTR one (npz,
+the faster of its two formats), the others none, finerank a thread.
 
 What the setup can't make equal; details in the head of each library's file in `benchmarks/speed`:
 
@@ -123,13 +127,23 @@ def _section(case: Case, series: Series, errors: dict[tuple[str, str, str], str]
     lines.append("")
     for measure in case.measures:
         best = _fastest_peer(case, measure, series)
-        ours = _median(series.get((case.name, "finerank", measure)))
+        ours, default = (_median(series.get((case.name, o, measure))) for o in OURS)
         if best is not None and ours is not None:
             name, theirs = best
-            lines += [
-                f"{measure}: {ours / theirs:.2f} times the fastest peer, {NAMES[name]}.",
-                "",
-            ]
+            line = f"{measure}: {ours / theirs:.2f} times the fastest peer, {NAMES[name]}"
+            if default is not None:
+                line += f"; {default / theirs:.2f} times in its default precision"
+            lines += [f"{line}.", ""]
+    peaks = {
+        library: statistics.median(each["memory_peak_mb"] for each in found)
+        for library in ("finerank", *PEERS)
+        if (found := series.get((case.name, library, case.measures[0])))
+    }
+    ours = peaks.pop("finerank", None)
+    if peaks and ours is not None:
+        leanest = min(peaks, key=lambda peer: peaks[peer])
+        share = f"{ours / peaks[leanest]:.2f} of the leanest peer's, {NAMES[leanest]}"
+        lines += [f"Peak memory, {case.measures[0]}: {share}.", ""]
     return lines
 
 
@@ -139,7 +153,7 @@ def draw(results: dict[str, Any], file: Path) -> bool:
     ratios = {
         (case.name, measure): {
             peer: ours / theirs
-            for peer in LIBRARIES[1:]
+            for peer in PEERS
             if (theirs := _median(series.get((case.name, peer, measure)))) is not None
         }
         for case in ALL.values()
@@ -158,8 +172,8 @@ def draw(results: dict[str, Any], file: Path) -> bool:
     if not ratios:
         return False
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(ratios) + 1.5))
-    height = 0.8 / len(LIBRARIES[1:])
-    for place, peer in enumerate(LIBRARIES[1:]):
+    height = 0.8 / len(PEERS)
+    for place, peer in enumerate(PEERS):
         places = [row for row, peers in enumerate(ratios.values()) if peer in peers]
         values = [peers[peer] for peers in ratios.values() if peer in peers]
         offset = (place - 1.5) * height
@@ -206,7 +220,7 @@ def _speeds(measured: list[dict[str, Any]] | None) -> str:
 
 
 def _fastest_peer(case: Case, measure: str, series: Series) -> tuple[str, float] | None:
-    peers = {peer: _median(series.get((case.name, peer, measure))) for peer in LIBRARIES[1:]}
+    peers = {peer: _median(series.get((case.name, peer, measure))) for peer in PEERS}
     known = {peer: speed for peer, speed in peers.items() if speed is not None}
     return max(known.items(), key=lambda each: each[1]) if known else None
 

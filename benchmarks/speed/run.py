@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cases import ALL, LIBRARIES, Case, chosen
+from cases import ALL, LIBRARIES, OURS, PEERS, Case, chosen
 from measure import cpu_name
 from page import write
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 LIMIT_S = 600  # of one process
 SLOW_S = 90  # a measurement that took longer is not repeated in later rounds
-OURS = ("finerank", "floor")
 REPEATED = 2  # other libraries, the fastest of the first round
 
 
@@ -118,9 +117,9 @@ def worth_repeating(
     """finerank, the floor, and of each measure the fastest other libraries."""
     kept = []
     for measure in {measure for _, measure in todo}:
-        others = [each for each in todo if each[1] == measure and each[0] not in OURS]
+        others = [each for each in todo if each[1] == measure and each[0] in PEERS]
         kept += sorted(others, key=lambda each: -rates[each])[:REPEATED]
-    return [each for each in todo if each[0] in OURS or each in kept]
+    return [each for each in todo if each[0] in (*OURS, "floor") or each in kept]
 
 
 def one(case: Case, library: str, measure: str, given: argparse.Namespace) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Answers cut into even pieces, whatever the engine gave."""
+"""The engine's memory; its answers cut into even pieces, however it gave them."""
 
 import pyarrow as pa
 import pytest
 
-from finerank.data.engine import even_pieces
+from finerank.data.engine import even_pieces, open_engine
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,12 @@ def test_even_pieces(given, sizes):
     found = [piece.column("n").to_pylist() for piece in even_pieces(pieces, 4)]
     assert [len(piece) for piece in found] == sizes
     assert [n for piece in found for n in piece] == list(range(sum(given)))
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"), [("2GB", "1.4 GiB"), ("600MB", "286.1 MiB"), ("0.5GB", "238.4 MiB")]
+)
+def test_what_the_process_itself_needs_is_left_to_it(tmp_path, memory, expected):
+    with open_engine(tmp_path / "engine", memory) as engine:
+        (found,) = engine.raw.raw_sql("SELECT current_setting('memory_limit')").fetchone()
+    assert found == expected

@@ -56,7 +56,7 @@ def prepare(
     set_: Set = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="What the engine may use before it spills to disk, such as 2GB."),
+        typer.Option(help="What it may use; rather than more it spills to disk. Such as 2GB."),
     ] = None,
     engine: Annotated[
         Engine, typer.Option(help="What reads, joins and sorts; the result is the same.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EngineName = Literal["duckdb", "spark"]
 _LONGEST = 500  # characters of an engine's message
+_OWN_BYTES = 400 * 10**6  # what Python, its libraries and the rows in hand take beside DuckDB
 
 
 class Engine(Protocol):
@@ -88,8 +89,8 @@ def open_engine(
 
     Args:
         folder: there is none of that name yet.
-        memory: what DuckDB may use before it spills to the folder, such as 2GB; of Spark, the heap
-            of its driver.
+        memory: what the process may use, such as 2GB: DuckDB spills to the folder before it does,
+            the mapped pages of files not counted; of Spark, the heap of its driver.
         engine: which one.
         spark_master: where Spark runs; as Spark is configured if left out.
 
@@ -124,7 +125,7 @@ def open_engine(
 def _duckdb(folder: Path, memory: str | None) -> Iterator[Backend]:
     # the order of a table's rows is never relied on, and keeping it costs memory
     options: dict[str, Any] = {"preserve_insertion_order": False}
-    options |= {} if memory is None else {"memory_limit": memory}
+    options |= {} if memory is None else {"memory_limit": f"{_for_duckdb(memory)}B"}
     spill = str(folder / "spill")
     engine = ibis.duckdb.connect(folder / "tables.duckdb", temp_directory=spill, **options)
     try:
@@ -140,6 +141,12 @@ def _duckdb(folder: Path, memory: str | None) -> Iterator[Backend]:
         raise unreadable(error) from error
     finally:
         engine.disconnect()
+
+
+def _for_duckdb(memory: str) -> int:
+    """The bytes of an amount that are left for DuckDB; at least half."""
+    bytes_ = float(memory[:-2]) * {"MB": 10**6, "GB": 10**9}[memory[-2:]]
+    return int(max(bytes_ / 2, bytes_ - _OWN_BYTES))
 
 
 def even_pieces(pieces: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

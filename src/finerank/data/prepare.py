@@ -82,9 +82,10 @@ def prepare(
     Args:
         recipe: its ``model`` and ``training`` parts have no influence here.
         out: the folder; replaced as a whole, at the end.
-        memory: what the engine may use before it spills to disk beside ``out``, such as 2GB; four
-            fifths of the machine's where left out. Some hundred MB for the pieces in hand and the
-            vocabularies come on top. Of Spark, the heap of the driver.
+        memory: what preparation may use, such as 2GB; rather than more it spills to disk beside
+            ``out``. 400 MB of it, at most half, are for the rows in hand and the vocabularies; tens
+            of millions of different ids take more. Four fifths of the machine's where left out. Of
+            Spark, the heap of the driver.
         engine: what reads, joins, sorts and groups; the result is the same.
         spark_master: where Spark runs, such as ``local[4]``; as Spark is configured if left out.
         progress: told of each step.
