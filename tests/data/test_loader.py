@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 from hypothesis import given
@@ -120,3 +122,23 @@ def test_an_error_in_a_batch_is_raised_where_it_is_used():
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="of the second"):
         next(ahead)
+
+
+def test_torch_has_one_thread_where_batches_are_made_and_as_many_as_before_elsewhere():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        made = made_ahead(torch.get_num_threads() for _ in range(4))
+        assert list(made) == [1] * 4
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_batch_needs_no_thread():
+    loader = Loader(examples([2, 3]), batch_size=5)
+    threads = threading.active_count()
+    batches = iter(loader)
+    assert rows(next(batches)) == [0, 1, 2, 3, 4]
+    assert threading.active_count() == threads
+    assert list(batches) == []

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from finerank.nn import activations
 from finerank.nn.activations import ActivationName, Dice, activation
 
 SIGMOID_1 = 1 / (1 + exp(-1))  # 0.7311
@@ -53,6 +54,21 @@ def test_dice_of_a_constant_neuron_is_finite():
     y.sum().backward()
     assert y.flatten().tolist() == pytest.approx([1.5] * 4)  # at the mean the gate is a half
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("part", [1, 6, 10, 2**18])  # numbers: of 1, 2, 3 and all rows
+def test_gradients_of_dice_in_parts_equal_those_of_its_definition(part, monkeypatch):
+    monkeypatch.setattr(activations, "_PART", part)
+    torch.manual_seed(0)
+    dice = Dice(3).double()
+    torch.nn.init.normal_(dice.alpha)
+    s = torch.randn(8, 3, dtype=torch.float64) * 2 + torch.tensor([50.0, 0.1, -3.0])
+    s.requires_grad_()
+    upstream = torch.randn(8, 3, dtype=torch.float64)
+    found = torch.autograd.grad(dice(s), [s, dice.alpha], upstream)
+    p = torch.sigmoid((s - s.mean(0)) / torch.sqrt(s.var(0, correction=0) + 1e-8))
+    expected = torch.autograd.grad(p * s + (1 - p) * dice.alpha * s, [s, dice.alpha], upstream)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", get_args(ActivationName))

@@ -128,8 +128,8 @@ def work_of(name: str, size: int) -> Work:
     return Work(counter.operations, counter.written / 1e6, counter.flops / 1e6, rows)
 
 
-# Measured. A step may do a tenth more before somebody has to look. In each Dice some thirty operations
-# and half a megabyte are passes over a part of the rows that lies in the cache.
+# Measured. A step may do a tenth more before somebody has to look. In each Dice some thirty
+# operations and half a megabyte are passes over a part of the rows that lies in the cache.
 EXPECTED = {
     "din": Work(268, 4.91, 3.69, 144),
     "dcn": Work(128, 0.734, 0.79, 553),
