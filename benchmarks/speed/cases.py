@@ -132,7 +132,7 @@ CASES = (
          id_sizes=(20_001, 100_001, 1001), user_column=True, most_rounds=2),
     Case("preparation", "g", "prepare", "Parquet log of impressions and past events to trainable "
          "data with histories as in (a)",
-         rows=200_000, history="tailed", measures=("prepare",), libraries=_NOT_TRAINING),
+         rows=1_000_000, history="tailed", measures=("prepare",), libraries=_NOT_TRAINING),
 )  # fmt: skip
 
 _SCALING_ROWS = {"0.1M": 100_000, "1M": 1_000_000, "10M": 10_000_000}

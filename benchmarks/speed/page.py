@@ -42,7 +42,8 @@ those that say so are of float32.
 All processes run with OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=1000, which finerank sets for
 itself and without which the others lose much more on a machine that is not quiet. Each library
 uses the loader, and as many loader processes, as it does where nothing is said: FuxiCTR one (npz,
-the faster of its two formats), the others none, finerank a thread.
+the faster of its two formats), the others none, finerank a thread. Importing libraries counts for
+nobody.
 
 What the setup can't make equal; details in the head of each library's file in `benchmarks/speed`:
 

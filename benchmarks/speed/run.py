@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LIMIT_S = 600  # of one process
-SLOW_S = 90  # a measurement that took longer is not repeated in later rounds
+SLOW_S = 30  # a measurement that took longer is not repeated in later rounds
 REPEATED = 2  # other libraries, the fastest of the first round
 
 

@@ -10,6 +10,7 @@ import torch
 from finerank.data.loader import Loader
 from finerank.data.placement import Placement
 from finerank.evaluation.metrics import binary_metrics
+from finerank.nn.allocator import keep_freed_memory
 from finerank.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def score(model: nn.Module, examples: PlacedSet, *, progress: Progress = silent)
 
     They are computed in float32 on the model's device and fetched from there once.
     """
+    keep_freed_memory()
     model.eval()
     logits = []
     total = examples.num_candidates

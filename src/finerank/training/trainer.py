@@ -15,8 +15,8 @@ from finerank.data.loader import Loader
 from finerank.data.placement import Copied, Placement
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, metrics_of, score
+from finerank.nn.allocator import keep_freed_memory
 from finerank.progress import Progress, silent
-from finerank.training.allocator import keep_freed_memory
 from finerank.training.device import find_device, find_precision
 from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses

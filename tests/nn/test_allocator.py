@@ -6,7 +6,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from finerank.training.allocator import keep_freed_memory
+from finerank.nn.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 x = torch.zeros(2**23)  # 32 MiB

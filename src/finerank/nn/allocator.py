@@ -1,12 +1,14 @@
-"""Memory that a training step frees is kept for the next one."""
+"""Memory that a step frees is kept for the next one."""
 
 import contextlib
 import ctypes
+from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_KEPT, _MOST_KEPT = 2**30, 2**31 - 1  # bytes: of one tensor, of the free end of the heap
 
 
+@cache
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed, where it is glibc; elsewhere do nothing.
 
