@@ -23,7 +23,7 @@ from finerank.training import trainer as trainer_module
 from finerank.training.device import device_name, find_device, find_precision
 from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import task_losses
-from finerank.training.optimizers import Optimizers, sparse_tables
+from finerank.training.optimizers import Optimizers
 from finerank.training.regularization import MiniBatchL2
 from finerank.training.trainer import Trainer
 
@@ -192,7 +192,7 @@ def test_a_step_waits_for_nothing(made, unreadable, monkeypatch, name, settings)
         l2 = MiniBatchL2(model, examples, strength=0.5)
     drop = IdDropout(examples.schema, 0.3, seed=0) if trainer.settings.id_dropout else None
     placed, total = as_if_resident(examples), torch.zeros(len(examples.schema.tasks))
-    with sparse_tables(model):
+    with optimizers.sparse_tables():
         for requests in torch.arange(60).split(20):
             known = {n: int(each[requests].sum()) for n, each in placed._sizes.items()}
             with NothingWaits():
@@ -217,7 +217,7 @@ def test_a_step_reads_nothing(made, monkeypatch, name, optimizer):
     trainer.weighting.to(meta)
     optimizers = Optimizers(model, trainer.weighting, trainer.settings)
     l2 = MiniBatchL2(model, examples, strength=0.5)
-    with sparse_tables(model):
+    with optimizers.sparse_tables():
         for batch in Loader(Placement(meta, room=2**30).place(examples), batch_size=30):
             assert trainer._step(model, optimizers, l2, batch).device == meta
         with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
@@ -258,7 +258,7 @@ def test_the_cpu_form_would_wait(made):
     examples = examples_of(made, "one history")
     model, trainer = model_of(examples.schema).train(), trainer_of(examples.schema)
     optimizers = Optimizers(model, trainer.weighting, trainer.settings)
-    with sparse_tables(model), NothingWaits(), pytest.raises(WaitingError):
+    with optimizers.sparse_tables(), NothingWaits(), pytest.raises(WaitingError):
         trainer._step(model, optimizers, None, examples.batch(torch.arange(20)))
 
 
@@ -341,7 +341,7 @@ def test_bfloat16_is_for_products_only(made, name):
         trainer = trainer_of(examples.schema, precision=precision, metric="log_loss_nats")
         batch = examples.batch(torch.arange(60))
         optimizers = Optimizers(model.train(), trainer.weighting, trainer.settings)
-        with sparse_tables(model):
+        with optimizers.sparse_tables():
             with torch.autocast("cpu", trainer.precision, enabled=precision == "bfloat16"):
                 products.add(linear(torch.zeros(1, linear.in_features)).dtype)
                 vectors, logits = model.inputs(batch), model(batch)
@@ -411,7 +411,7 @@ def test_steps_on_a_gpu(made, name, kind):
             placed = Copied(examples, CUDA)
         optimizers = Optimizers(model.to(device).train(), trainer.weighting, trainer.settings)
         found = []
-        with sparse_tables(model):
+        with optimizers.sparse_tables():
             for batch in Loader(placed, batch_size=16):
                 torch.cuda.set_sync_debug_mode("error" if found else "default")
                 try:

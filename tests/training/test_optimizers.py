@@ -7,7 +7,7 @@ from finerank.data.loader import Loader
 from finerank.models.registry import build
 from finerank.settings import ModelSettings, TrainingSettings
 from finerank.training.loss import WeightedSum, task_losses
-from finerank.training.optimizers import Optimizers, sparse_tables
+from finerank.training.optimizers import Optimizers
 from finerank.training.trainer import Trainer
 
 
@@ -73,7 +73,7 @@ def test_a_plateau_slows_all_weights_down(examples, name):
         optimizers = Optimizers(model, WeightedSum([1.0]), settings)
         optimizers.slow_down(factor)
         assert optimizers.learning_rate == pytest.approx(0.1 * factor)
-        with sparse_tables(model):
+        with optimizers.sparse_tables():
             model(examples.batch(torch.arange(4))).sum().backward()
             optimizers.step()
         moved.append(
@@ -87,9 +87,10 @@ def test_a_plateau_slows_all_weights_down(examples, name):
 def test_tables_are_sparse_in_training_only(examples):
     model = model_of(examples.schema)
     tables = [model.inputs.tables, model.shortcuts[0].inputs.tables]
-    with sparse_tables(model):
+    optimizers = Optimizers(model, WeightedSum([1.0]), TrainingSettings())
+    with optimizers.sparse_tables():
         assert all(each.sparse for each in tables)
         model(examples.batch(torch.arange(4))).sum().backward()
-    assert not any(each.sparse or each.in_use for each in tables)
+    assert not any(each.sparse or each.in_use or each.catch_up for each in tables)
     model(examples.batch(torch.arange(4))).sum().backward()
     assert all(each.weight.grad.abs().sum() > 0 for each in tables)

@@ -8,8 +8,9 @@ import torch
 from finerank.data.batch import Jagged
 from finerank.models.inputs import joined_tables
 from finerank.models.registry import build
-from finerank.settings import ModelSettings
-from finerank.training.optimizers import sparse_tables
+from finerank.settings import ModelSettings, TrainingSettings
+from finerank.training.loss import WeightedSum
+from finerank.training.optimizers import Optimizers
 from finerank.training.regularization import MiniBatchL2, count_ids
 
 
@@ -60,7 +61,7 @@ def test_gradient(made, schema, name):
     used = set(inputs_of(schema, batch))
     model = build(schema, ModelSettings(name=name, embedding_dim=2))
     tables = [each for _, each in joined_tables(model)]
-    with sparse_tables(model):
+    with Optimizers(model, WeightedSum([1.0]), TrainingSettings()).sparse_tables():
         model(batch).square().sum().backward()
         before = [gradient_of(each) for each in tables]
         MiniBatchL2(model, examples, strength=0.3).add_gradient()

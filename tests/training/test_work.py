@@ -11,7 +11,7 @@ from finerank.data.schema import Feature, History, Schema
 from finerank.models.registry import build
 from finerank.settings import ModelSettings, TrainingSettings
 from finerank.training.loss import WeightedSum, task_losses
-from finerank.training.optimizers import Optimizers, sparse_tables
+from finerank.training.optimizers import Optimizers
 
 REQUESTS, CANDIDATES, STEPS, COLUMNS = 64, 3, 9, 12
 
@@ -119,7 +119,7 @@ def work_of(name: str, size: int) -> Work:
         optimizers.step()
 
     model.train()
-    with sparse_tables(model):
+    with optimizers.sparse_tables():
         step()
         with Counter() as counter:
             step()

@@ -3,7 +3,7 @@
 Shapes: ``V`` rows of all tables, ``D`` embedding width, ``M`` ids of a batch, ``U`` different ones.
 """
 
-from collections.abc import ItemsView, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -53,6 +53,8 @@ class EmbeddingTables(nn.Module):
             does grows with ``V``. Off, `weight` has the gradient of any parameter.
         in_use: where sparse, the rows that the last forward used, whose gradient stands in the
             place of that of `weight`.
+        catch_up: where sparse, changes the vectors ``(U, D)`` of rows ``(U,)`` in place to what
+            they are by now, for an optimiser that puts off the steps of rows that no batch uses.
     """
 
     def __init__(self, sizes: Mapping[str, int], dim: int, *, std: float) -> None:
@@ -63,6 +65,7 @@ class EmbeddingTables(nn.Module):
         self.weight = nn.Parameter(nn.init.normal_(torch.empty(ends[-1], dim), std=std))
         self.sparse = False
         self.in_use: RowsInUse | None = None
+        self.catch_up: Callable[[Tensor, Tensor], None] | None = None
         self._last_place = torch.empty(0, dtype=torch.int32)  # (V,), once it is needed
 
     def __getitem__(self, table: str) -> Tensor:
@@ -87,8 +90,10 @@ class EmbeddingTables(nn.Module):
         if not (self.sparse and torch.is_grad_enabled()):
             return self.weight, rows
         different, places, first = self._different(rows)
-        vectors = self.weight.detach().index_select(0, different).requires_grad_()
-        self.in_use = RowsInUse(different, vectors, first)
+        vectors = self.weight.detach().index_select(0, different)
+        if self.catch_up is not None:
+            self.catch_up(different, vectors)
+        self.in_use = RowsInUse(different, vectors.requires_grad_(), first)
         return vectors, places
 
     def _different(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

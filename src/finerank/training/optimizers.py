@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from finerank.models.inputs import joined_tables
 from finerank.training.adam import Adam
-from finerank.training.row_optimizers import LazyAdam, RowOptimizer, RowwiseAdagrad
+from finerank.training.row_optimizers import (
+    DeferredAdam,
+    LazyAdam,
+    RowOptimizer,
+    RowwiseAdagrad,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from finerank.settings import TrainingSettings
 
 _OF_ROWS: dict[str, type[RowOptimizer]] = {
+    "adam": DeferredAdam,
     "lazy_adam": LazyAdam,
     "rowwise_adagrad": RowwiseAdagrad,
 }
@@ -29,7 +36,7 @@ class Optimizers:
     """Adam over the dense weights; over the embedding tables what the settings say.
 
     Args:
-        model: its tables must be sparse while it is trained, see `sparse_tables`.
+        model: it is trained within `sparse_tables`.
         weighting: what the tasks' weighting learns, without weight decay.
         settings: learning rate, weight decays, the optimiser of the tables.
     """
@@ -43,13 +50,13 @@ class Optimizers:
             Adam(weighting.parameters(), learning_rate=rate),
         ]
         self._of_rows: RowOptimizer | None = None
-        if settings.table_optimizer in _OF_ROWS:
+        decay = settings.embedding_weight_decay
+        if decay > 0:  # moves every row in each step
+            weights = [tables.weight for tables in self._tables]
+            self._adams.append(Adam(weights, learning_rate=rate, weight_decay=decay))
+        else:
             kind = _OF_ROWS[settings.table_optimizer]
             self._of_rows = kind(self._tables, learning_rate=rate)
-        else:
-            weights = [tables.weight for tables in self._tables]
-            decay = settings.embedding_weight_decay
-            self._adams.append(Adam(weights, learning_rate=rate, weight_decay=decay))
 
     @property
     def learning_rate(self) -> float:
@@ -57,11 +64,29 @@ class Optimizers:
         return self._adams[0].learning_rate
 
     def slow_down(self, factor: float) -> None:
-        """Multiply the learning rate."""
+        """Multiply the learning rate, outside `sparse_tables`."""
         for adam in self._adams:
             adam.learning_rate *= factor
         if self._of_rows is not None:
             self._of_rows.learning_rate *= factor
+
+    @contextmanager
+    def sparse_tables(self) -> Iterator[None]:
+        """Give a gradient to those rows only of the embedding tables that a batch uses.
+
+        At the end all rows are what they are after the steps so far.
+        """
+        try:
+            for index, each in enumerate(self._tables):
+                each.sparse = True
+                if self._of_rows is not None:
+                    each.catch_up = partial(self._of_rows.catch_up, index)
+            yield
+            if self._of_rows is not None:
+                self._of_rows.settle()
+        finally:
+            for each in self._tables:
+                each.sparse, each.catch_up, each.in_use, each.weight.grad = False, None, None, None
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -85,16 +110,3 @@ def _of_every_row(tables: EmbeddingTables) -> Tensor:
     if tables.in_use is not None:
         gradient.index_copy_(0, tables.in_use.rows, tables.in_use.gradient())
     return gradient
-
-
-@contextmanager
-def sparse_tables(model: nn.Module) -> Iterator[None]:
-    """Give a gradient to those rows of a model's embedding tables only that a batch uses."""
-    tables = [each for _, each in joined_tables(model)]
-    try:
-        for each in tables:
-            each.sparse = True
-        yield
-    finally:
-        for each in tables:
-            each.sparse, each.in_use, each.weight.grad = False, None, None

@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from finerank.nn import host
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
     from finerank.nn.tables import EmbeddingTables
+
+_OF_NUMPY: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.int32: np.int32,
+}
+_SETTLED = 2**16  # rows that are brought along together
 
 
 class RowOptimizer(ABC):
@@ -38,6 +47,18 @@ class RowOptimizer(ABC):
                 rows, vectors, _ = each.in_use
                 self._update(index, rows, vectors, each.in_use.gradient())
                 each.weight.index_copy_(0, rows, vectors)
+
+    def catch_up(self, index: int, rows: Tensor, vectors: Tensor) -> None:  # noqa: B027 - none lags
+        """Change the vectors of rows that are looked up to what they are after the steps so far.
+
+        Args:
+            index: which of the tables.
+            rows: in it ``(U,)``.
+            vectors: theirs ``(U, D)``, changed in place.
+        """
+
+    def settle(self) -> None:  # noqa: B027
+        """Let all rows of the tables be what they are after the steps so far."""
 
     @abstractmethod
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
@@ -87,15 +108,112 @@ class LazyAdam(RowOptimizer):
 
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
         beta_1, beta_2 = self.betas
-        means, squares = self._means[index], self._squares[index]
-        mean = means.index_select(0, rows).lerp_(gradient, 1 - beta_1)
-        square = squares.index_select(0, rows).mul_(beta_2)
-        square.addcmul_(gradient, gradient, value=1 - beta_2)
-        means.index_copy_(0, rows, mean)
-        squares.index_copy_(0, rows, square)
+        mean, square = self._moments(index, rows)
+        mean.lerp_(gradient, 1 - beta_1)
+        square.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+        self._means[index].index_copy_(0, rows, mean)
+        self._squares[index].index_copy_(0, rows, square)
         unbiased_1, unbiased_2 = (1 - beta**self._steps for beta in self.betas)
         scale = square.div_(unbiased_2).sqrt_().add_(self.eps)
         vectors.addcdiv_(mean, scale, value=-self.learning_rate / unbiased_1)
+
+    def _moments(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and squares of the rows in use before this step, both ``(U, D)``, as copies."""
+        return self._means[index].index_select(0, rows), self._squares[index].index_select(0, rows)
+
+
+class DeferredAdam(LazyAdam):
+    r"""Adam over every row, at the cost of the rows in use.
+
+    In a step that does not use a row, the gradient of the row is 0, and Adam moves it on by what is
+    left of its momentum. With :math:`m` and :math:`v` of its last use, in step :math:`\tau`, and
+    :math:`c_s = \sqrt{1 - \beta_2^s}`, its moves in the :math:`k` steps since add up to
+
+    .. math::
+        \sum_{j=1}^{k} \eta \frac{\beta_1^j m / (1 - \beta_1^{\tau+j})}
+            {\beta_2^{j/2} \sqrt v / c_{\tau+j} + \epsilon}
+        \approx \eta \frac{M m}{\sqrt v + \epsilon M' / M}, \quad
+        M = \sum_{j=1}^{k} \frac{\beta_1^j\, c_{\tau+j}}{\beta_2^{j/2} (1 - \beta_1^{\tau+j})},
+        \quad
+        M' = \sum_{j=1}^{k} \frac{\beta_1^j\, c_{\tau+j}^2}{\beta_2^j (1 - \beta_1^{\tau+j})},
+
+    up to :math:`(\epsilon / \sqrt v)^2`. So they are made up for when the row is next looked up,
+    and by `settle` for all rows. :math:`M` and :math:`M'` are the same for all rows of one
+    :math:`\tau`; a step adds a term to those of the latest :math:`\tau`. Further back the terms
+    are below :math:`10^{-13}`.
+
+    The learning rate may change after `settle` only.
+
+    Source:
+        Kingma and Ba, Adam, ICLR 2015, arXiv:1412.6980, algorithm 1.
+    """
+
+    _latest = 300  # steps back in which a term counts
+
+    def __init__(self, tables: Sequence[EmbeddingTables], *, learning_rate: float) -> None:
+        super().__init__(tables, learning_rate=learning_rate)
+        self._last_use = [
+            _zeros(each.weight.shape[:1], each.weight, torch.int32) for each in tables
+        ]
+        self._in_use: dict[int, tuple[Tensor, Tensor]] = {}  # moments of the rows looked up
+        device = tables[0].weight.device if tables else None
+        # M and M' by the step of the last use
+        self._moves = torch.zeros(2, 1024, dtype=torch.float64, device=device)
+        beta_1, beta_2 = self.betas
+        back = torch.arange(self._latest, 0, -1, dtype=torch.float64, device=device)
+        self._shares = torch.stack([(beta_1 / beta_2**0.5) ** back, (beta_1 / beta_2) ** back])
+
+    def step(self) -> None:
+        """Update the rows in use by their gradients, and count the moves of the others."""
+        super().step()
+        now, (beta_1, beta_2) = self._steps, self.betas
+        if now >= self._moves.shape[1]:
+            self._moves = torch.cat([self._moves, torch.zeros_like(self._moves)], dim=1)
+        first = max(0, now - self._latest)
+        shares = self._shares[:, self._latest - (now - first) :]
+        root, unbiased = (1 - beta_2**now) ** 0.5, 1 - beta_1**now
+        for moves, share, power in zip(self._moves, shares, (1, 2), strict=True):
+            moves[first:now].add_(share, alpha=root**power / unbiased)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move all rows on to where they are by now, some at a time."""
+        for index, each in enumerate(self.tables):
+            last = self._last_use[index]
+            if host.is_readable(last):
+                behind = ((last > 0) & (last < self._steps)).nonzero().squeeze(1)
+            else:
+                behind = torch.arange(len(last), device=last.device)
+            for rows in behind.split(_SETTLED):
+                vectors = each.weight.index_select(0, rows)
+                mean, square = self._moved_on(index, rows, vectors)
+                each.weight.index_copy_(0, rows, vectors)
+                self._means[index].index_copy_(0, rows, mean)
+                self._squares[index].index_copy_(0, rows, square)
+                last.index_fill_(0, rows, self._steps)
+
+    def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
+        super()._update(index, rows, vectors, gradient)
+        self._last_use[index].index_fill_(0, rows, self._steps)
+
+    def _moments(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        return self._in_use.pop(index)
+
+    @torch.no_grad()
+    def catch_up(self, index: int, rows: Tensor, vectors: Tensor) -> None:
+        """Move the vectors of rows that are looked up on to where they are by now."""
+        self._in_use[index] = self._moved_on(index, rows, vectors)
+
+    def _moved_on(self, index: int, rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Move the vectors of rows on, in place; their moments by now, as copies."""
+        mean, square = super()._moments(index, rows)
+        last = self._last_use[index].index_select(0, rows)
+        moves, of_eps = self._moves.index_select(1, last).to(vectors.dtype).unsqueeze(2)
+        of_eps = (of_eps / moves.clamp(min=1e-30)).mul_(self.eps).clamp_(min=1e-30)
+        vectors.addcdiv_(mean * moves, square.sqrt().add_(of_eps), value=-self.learning_rate)
+        steps = (self._steps - last).to(vectors.dtype).unsqueeze(1)
+        beta_1, beta_2 = self.betas
+        return mean.mul_(beta_1**steps), square.mul_(beta_2**steps)
 
 
 class RowwiseAdagrad(RowOptimizer):
@@ -124,9 +242,9 @@ class RowwiseAdagrad(RowOptimizer):
         vectors.addcdiv_(gradient, scale, value=-self.learning_rate)
 
 
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _zeros(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Zeros that take up memory only where they are written to, as NumPy's do."""
-    if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    kind: Any = np.float32 if like.dtype == torch.float32 else np.float64
-    return torch.from_numpy(np.zeros(shape, dtype=kind))
+    dtype = like.dtype if dtype is None else dtype
+    if like.device.type != "cpu" or dtype not in _OF_NUMPY:
+        return torch.zeros(shape, dtype=dtype, device=like.device)
+    return torch.from_numpy(np.zeros(shape, dtype=_OF_NUMPY[dtype]))

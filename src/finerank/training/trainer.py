@@ -20,7 +20,7 @@ from finerank.progress import Progress, silent
 from finerank.training.device import find_device, find_precision
 from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
-from finerank.training.optimizers import Optimizers, sparse_tables
+from finerank.training.optimizers import Optimizers
 from finerank.training.regularization import MiniBatchL2
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Trainer:
         for epoch in range(1, settings.epochs + 1):
             epoch_started = time.perf_counter()
             step = f"epoch {epoch} of {settings.epochs}"
-            with sparse_tables(model):
+            with optimizers.sparse_tables():
                 losses = self._epoch(model, optimizers, l2, loader, step)
             trained_s += time.perf_counter() - epoch_started
             if not all(map(_is_finite, model.state_dict().values())):
