@@ -169,11 +169,9 @@ def test_the_clock_ends_with_the_epoch(suite):
     assert clock.result()["steps"] == 3
 
 
-def test_the_default_precision_is_measured(suite, tmp_path):
-    case = tiny(suite, "mmoe")
-    side = suite("default_side").Side(case, tmp_path, "cpu")
-    assert side.precision == "auto"
-    assert suite("finerank_side").Side(case, tmp_path, "cpu").precision == "float32"
+def test_the_default_settings_are_measured(suite):
+    assert suite("default_side").Side.training == {}
+    assert suite("finerank_side").Side.training["precision"] == "float32"
 
 
 def test_the_page(suite):
@@ -203,7 +201,7 @@ def test_the_page(suite):
     assert "| finerank | 1 (once) | 20 (10 to 30) | 50% |" in page
     assert "| NextRec |  | failed: no memory |" in page
     assert (
-        "step: 4.00 times the fastest peer, DeepCTR-Torch; 7.00 times in its default precision."
+        "step: 4.00 times the fastest peer, DeepCTR-Torch; 7.00 times with its default settings."
         in page
     )
     assert "Peak memory, end to end: 0.50 of the leanest peer's, torch-rechub." in page

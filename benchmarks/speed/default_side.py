@@ -1,19 +1,13 @@
-"""finerank in the precision that it chooses itself: bfloat16 where the CPU has it."""
+"""finerank as it trains where nothing is said: Adam over every row, bfloat16 if it is there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import finerank_side
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cases import Case
-
 
 class Side(finerank_side.Side):
-    """finerank's side of a case, with the default precision."""
+    """finerank's side of a case, with its own precision and optimiser."""
 
-    def __init__(self, case: Case, work: Path, device: str) -> None:
-        super().__init__(case, work, device, precision="auto")
+    training: ClassVar[dict[str, str]] = {}

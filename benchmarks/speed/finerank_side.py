@@ -8,7 +8,7 @@ import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,8 +41,13 @@ ENDLESS_EPOCHS = 100_000
 class Side:
     """finerank's side of a case."""
 
-    def __init__(self, case: Case, work: Path, device: str, *, precision: str = "float32") -> None:
-        self.case, self.device, self.precision = case, torch.device(device), precision
+    training: ClassVar[dict[str, str]] = {  # float32 as everybody's; rows not in use rest
+        "precision": "float32",
+        "embedding_optimizer": "lazy_adam",
+    }
+
+    def __init__(self, case: Case, work: Path, device: str) -> None:
+        self.case, self.device = case, torch.device(device)
         self.raw = make(case, work)
         self.recipe = Recipe.parse(recipe_of(case, self.raw))
         self.folder = work / "prepared" / f"{case.name}-{case.rows}"
@@ -51,7 +56,7 @@ class Side:
 
     def train(self, measure: str, clock: Clock) -> None:
         """Run the library's own training until the clock ends it."""
-        where = {"device": str(self.device), "precision": self.precision}
+        where = {"device": str(self.device), **self.training}
         if self.device.type != "cpu":  # where an epoch is over before it is measured
             where |= {"epochs": ENDLESS_EPOCHS, "patience": ENDLESS_EPOCHS}
         if measure == "step":

@@ -4,7 +4,7 @@ python benchmarks/speed/gpu.py [CASE ...] [--rounds 3] [--only finerank fuxictr]
 
 The same cases, sides and page as `run.py`, with the models on the device: results-cuda.json,
 RESULTS-cuda.md and results-cuda.png. Evaluation and preparation run on the CPU and are left out.
-All compute in float32, finerank a second time in its default precision. It has the training set on
+All compute in float32, finerank a second time with its default settings. It has the training set on
 the device where it fits. The clock waits for the device where counting begins and ends.
 """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NAMES = {
     "finerank": "finerank",
-    "default": "finerank, default precision",
+    "default": "finerank, default settings",
     "fuxictr": "FuxiCTR",
     "rechub": "torch-rechub",
     "deepctr": "DeepCTR-Torch",
@@ -24,9 +24,9 @@ ABOUT = """\
 Each library trains the same model on the same synthetic data with the same sizes, vocabularies,
 batch of 1024, Adam at 0.001, float32 and threads, set up as its own documentation does it. Ids are
 zipf-like, histories lognormal, labels random: what is measured is speed, not what is learned.
-finerank is measured a second time in the precision that it chooses where nothing is said: bfloat16
-products where the CPU computes them. The other libraries have no such setting, and all ratios but
-those that say so are of float32.
+finerank is measured a second time as it trains where nothing is said: bfloat16 products where the
+CPU computes them (the other libraries have no such setting), and Adam for every row of every table
+instead of lazy Adam. All ratios but those that say so are of float32.
 
 - **end to end**: the library's own training loop with its own loader, from encoded data, after a
   warm-up.
@@ -52,8 +52,9 @@ What the setup can't make equal; details in the head of each library's file in `
 - torch-rechub normalises every layer of every MLP over the batch, and its DIN's MLP has a Dice of
   its own.
 - torch-rechub and NextRec attend to items and to categories apart, with width 64 each.
-- finerank gives a number a second input: whether it is missing. Its Adam leaves the embedding rows
-  at rest that a batch does not use; the others move every row of every table in each step.
+- finerank gives a number a second input: whether it is missing. In float32 it is measured with lazy
+  Adam, which leaves the embedding rows at rest that a batch does not use; the others move every row
+  of every table in each step, as finerank's default does when the row is next used.
 - Models that a wheel lacks are composed of its layers: DNN in FuxiCTR, torch-rechub and NextRec,
   DCN and MMoE in FuxiCTR. The regularisers that DeepCTR-Torch and torch-rechub have by default are
   off.
@@ -133,7 +134,7 @@ def _section(case: Case, series: Series, errors: dict[tuple[str, str, str], str]
             name, theirs = best
             line = f"{measure}: {ours / theirs:.2f} times the fastest peer, {NAMES[name]}"
             if default is not None:
-                line += f"; {default / theirs:.2f} times in its default precision"
+                line += f"; {default / theirs:.2f} times with its default settings"
             lines += [f"{line}.", ""]
     peaks = {
         library: statistics.median(each["memory_peak_mb"] for each in found)

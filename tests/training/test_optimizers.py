@@ -21,13 +21,6 @@ def model_of(schema):
     return build(schema, ModelSettings(name="deepfm", embedding_dim=4, hidden_units=[8]))
 
 
-def test_the_optimizer_of_tables():
-    assert TrainingSettings().table_optimizer == "lazy_adam"
-    assert TrainingSettings(embedding_weight_decay=0.1).table_optimizer == "adam"
-    for name in ("lazy_adam", "rowwise_adagrad", "adam"):
-        assert TrainingSettings(embedding_optimizer=name).table_optimizer == name
-
-
 @pytest.mark.parametrize("name", ["lazy_adam", "rowwise_adagrad"])
 def test_weight_decay_of_every_row_needs_an_optimizer_of_every_row(name):
     with pytest.raises(ValueError, match=f"embedding_optimizer: adam .*{name}"):

@@ -54,12 +54,12 @@ class TrainingSettings(Settings):
         ge=0,
         description="L2 on every row of every embedding table in each step, by adam",
     )
-    embedding_optimizer: Literal["lazy_adam", "rowwise_adagrad", "adam"] | None = Field(
-        default=None,
-        description="of the embedding tables. lazy_adam: Adam, but a row that a batch does not use "
-        "rests, so that a step costs the same however large the tables; rowwise_adagrad: likewise, "
-        "with one number a row instead of two each; adam: every row in each step. lazy_adam where "
-        "left out, adam beside embedding_weight_decay",
+    embedding_optimizer: Literal["adam", "lazy_adam", "rowwise_adagrad"] = Field(
+        default="adam",
+        description="of the embedding tables; a step costs the same however large they are, but "
+        "beside embedding_weight_decay. adam: as of all weights; the steps of rows that no batch "
+        "uses are put off until one does; lazy_adam: those rows rest instead; rowwise_adagrad: "
+        "likewise, with one number a row instead of two each",
     )
     id_dropout: float = Field(
         default=0.0,
@@ -88,16 +88,9 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _decays_every_row(self) -> TrainingSettings:
-        if self.embedding_weight_decay > 0 and self.table_optimizer != "adam":
+        if self.embedding_weight_decay > 0 and self.embedding_optimizer != "adam":
             raise WrongSetting(
                 expected="embedding_optimizer: adam beside embedding_weight_decay",
-                found=self.table_optimizer,
+                found=self.embedding_optimizer,
             )
         return self
-
-    @property
-    def table_optimizer(self) -> Literal["lazy_adam", "rowwise_adagrad", "adam"]:
-        """The optimiser of the embedding tables."""
-        if self.embedding_optimizer is not None:
-            return self.embedding_optimizer
-        return "adam" if self.embedding_weight_decay > 0 else "lazy_adam"

@@ -55,7 +55,7 @@ class Optimizers:
             weights = [tables.weight for tables in self._tables]
             self._adams.append(Adam(weights, learning_rate=rate, weight_decay=decay))
         else:
-            kind = _OF_ROWS[settings.table_optimizer]
+            kind = _OF_ROWS[settings.embedding_optimizer]
             self._of_rows = kind(self._tables, learning_rate=rate)
 
     @property
