@@ -380,6 +380,17 @@ def halves(table):
     return table.slice(0, 2), table.slice(2)
 
 
+def test_what_the_names_of_partitions_say_is_a_column(workshop, read):
+    folder = workshop.folder / "log"
+    for day, part in enumerate(halves(log()), start=1):
+        (folder / f"day=2026-01-0{day}").mkdir(parents=True)
+        pq.write_table(part, folder / f"day=2026-01-0{day}" / "part-0.parquet")
+    settings = with_features(day={"side": "context", "type": "id"})
+    settings["log"] = {**settings["log"], "path": str(folder)}
+    days = values(read, workshop.prepare(settings), "day")
+    assert [str(day) for day in days] == ["2026-01-01"] * 2 + ["2026-01-02"] * 3
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv", "arrow", "folder", "pattern", "files"])
 def test_kinds_of_files(workshop, read, kind):
     table = log(c=["x", "", "y", "x", "z"])

@@ -189,6 +189,15 @@ def test_trains_under_autocast(histories):
     assert all(p.grad.isfinite().all() for p in attention.parameters())
 
 
+def test_under_autocast_it_computes_in_float32_on_a_cpu(histories):
+    attention = TargetAttention(DIM).eval()
+    candidate, values = torch.randn(6, DIM), torch.randn(histories.num_steps, DIM)
+    expected = attention(candidate, values, *histories)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention(candidate, values, *histories), expected)
+        assert torch.is_autocast_enabled("cpu")
+
+
 def test_first_layer_starts_with_the_fan_in_of_all_it_reads():
     weight = TargetAttention(30, step_dim=40).mlp.linears[0].weight
     assert weight.shape == (80, 100)
