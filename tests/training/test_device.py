@@ -330,6 +330,24 @@ def test_the_precision_that_a_setting_means(
     assert find_precision(setting, torch.device(device)) == getattr(torch, expected)
 
 
+@pytest.mark.parametrize(
+    ("candidates", "setting", "expected"),
+    [
+        ([2, 2, 2], "auto", "bfloat16"),
+        ([2, 1, 3], "auto", "float32"),
+        ([2, 1, 3], "bfloat16", "bfloat16"),
+        ([2, 2, 2], "float32", "float32"),
+    ],
+)
+def test_by_itself_a_cpu_takes_bfloat16_where_batches_are_alike(
+    made, schema, monkeypatch, candidates, setting, expected
+):
+    monkeypatch.setattr(module, "_computes_bfloat16", lambda device: True)
+    examples = made.examples(schema, candidates=candidates * 10, steps=[2, 0, 5] * 10)
+    trainer = trainer_of(schema, precision=setting, metric="log_loss_nats", epochs=1)
+    assert trainer.fit(model_of(schema), examples, examples).precision == expected
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_is_for_products_only(made, name):
     """Weights, statistics, optimisers' states, losses and scores are float32; products are not."""
