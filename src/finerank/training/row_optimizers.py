@@ -209,6 +209,7 @@ class DeferredAdam(LazyAdam):
         mean, square = super()._moments(index, rows)
         last = self._last_use[index].index_select(0, rows)
         moves, of_eps = self._moves.index_select(1, last).to(vectors.dtype).unsqueeze(2)
+        # a row that was never in use has no moments: 0 / 1e-30 leaves it where it is
         of_eps = (of_eps / moves.clamp(min=1e-30)).mul_(self.eps).clamp_(min=1e-30)
         vectors.addcdiv_(mean * moves, square.sqrt().add_(of_eps), value=-self.learning_rate)
         steps = (self._steps - last).to(vectors.dtype).unsqueeze(1)
