@@ -14,7 +14,7 @@ from finerank.recipe import Recipe
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "speed"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.py"))
-TINY = {"rows": 1200, "batch_size": 200, "items": 300, "categories": 20}
+TINY = {"rows": 8000, "batch_size": 200, "items": 300, "categories": 20}
 
 
 @pytest.fixture(scope="module")
