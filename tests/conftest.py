@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from finerank import cli
 from finerank.data.batch import Batch, Column, Jagged
@@ -34,6 +35,29 @@ def _on_the_cpu():
         patch.setattr(device, "_default", lambda: "cpu")
         patch.setattr(device, "_computes_bfloat16", lambda device: False)
         yield
+
+
+PRODUCTS = [getattr(torch.ops.aten, name) for name in ("mm", "addmm", "bmm", "baddbmm")]
+
+
+class ShortProducts(TorchDispatchMode):
+    """Notes the shapes of every matrix product in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in PRODUCTS:
+            *_, first, second = args
+            if first.dtype == torch.bfloat16:
+                self.shapes.add((tuple(first.shape), tuple(second.shape)))
+        return func(*args, **kwargs or {})
+
+
+@pytest.fixture
+def short_products():
+    return ShortProducts
 
 
 class Made:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from finerank.nn.jagged import segment_sum
 from finerank.nn.target_attention import TargetAttention
@@ -189,7 +190,44 @@ def test_trains_under_autocast(histories):
     assert all(p.grad.isfinite().all() for p in attention.parameters())
 
 
-def test_under_autocast_it_computes_in_float32_on_a_cpu(histories):
+@pytest.mark.parametrize("one_each", [True, False])
+def test_in_short_numbers_it_differs_by_their_rounding(one_each):
+    torch.manual_seed(0)
+    lengths = torch.randint(0, 9, (40,))
+    offsets = functional.pad(lengths.cumsum(0), (1, 0))
+    of_candidate = torch.arange(40) if one_each else torch.randint(0, 40, (90,))
+    attention = TargetAttention(64, step_dim=80).train()
+    candidate = torch.randn(len(of_candidate), 64, requires_grad=True)
+    values = torch.randn(int(offsets[-1]), 80, requires_grad=True)
+    wanted = [candidate, values, *attention.parameters()]
+    outputs, gradients = [], []
+    for short in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=short):
+            outputs.append(attention(candidate, values, offsets, of_candidate))
+        gradients.append(torch.autograd.grad(outputs[-1].square().sum(), wanted))
+    assert not torch.equal(*outputs)
+    for short, full in [outputs, *zip(*gradients, strict=True)]:
+        assert short.dtype == full.dtype == torch.float32
+        assert (short - full).norm() < 0.05 * full.norm()
+
+
+def test_in_short_numbers_batches_of_near_sizes_share_their_products(short_products):
+    attention, found = TargetAttention(64, hidden_units=(80, 70)), []
+    for extra in (0, 5, 17):  # 20 requests, 60 candidates, up to 1088 pairs
+        lengths = torch.tensor([18] * 19 + [15 + extra // 3])
+        offsets = functional.pad(lengths.cumsum(0), (1, 0))
+        values = torch.randn(int(offsets[-1]), 64, requires_grad=True)
+        candidate = torch.randn(60, 64, requires_grad=True)
+        with short_products() as seen:
+            with torch.autocast("cpu", torch.bfloat16):
+                out = attention(candidate, values, offsets, torch.arange(60) // 3)
+            out.sum().backward()
+        found.append(seen.shapes)
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) >= 9
+
+
+def test_narrow_attention_stays_float32(histories):
     attention = TargetAttention(DIM).eval()
     candidate, values = torch.randn(6, DIM), torch.randn(histories.num_steps, DIM)
     expected = attention(candidate, values, *histories)

@@ -16,7 +16,7 @@ from finerank.data.schema import Schema
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import score
 from finerank.models.registry import build
-from finerank.nn import host
+from finerank.nn import host, products
 from finerank.settings import ModelSettings, TrainingSettings
 from finerank.training import device as module
 from finerank.training import trainer as trainer_module
@@ -330,29 +330,18 @@ def test_the_precision_that_a_setting_means(
     assert find_precision(setting, torch.device(device)) == getattr(torch, expected)
 
 
-@pytest.mark.parametrize(
-    ("candidates", "setting", "expected"),
-    [
-        ([2, 2, 2], "auto", "bfloat16"),
-        ([2, 1, 3], "auto", "float32"),
-        ([2, 1, 3], "bfloat16", "bfloat16"),
-        ([2, 2, 2], "float32", "float32"),
-    ],
-)
-def test_by_itself_a_cpu_takes_bfloat16_where_batches_are_alike(
-    made, schema, monkeypatch, candidates, setting, expected
-):
-    monkeypatch.setattr(module, "_computes_bfloat16", lambda device: True)
-    examples = made.examples(schema, candidates=candidates * 10, steps=[2, 0, 5] * 10)
-    trainer = trainer_of(schema, precision=setting, metric="log_loss_nats", epochs=1)
-    assert trainer.fit(model_of(schema), examples, examples).precision == expected
+@pytest.fixture
+def _all_pay(monkeypatch):
+    """Narrow products are short, too."""
+    monkeypatch.setattr(products, "_WORTH", 0)
 
 
+@pytest.mark.usefixtures("_all_pay")
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_is_for_products_only(made, name):
     """Weights, statistics, optimisers' states, losses and scores are float32; products are not."""
     examples = examples_of(made, "every type")
-    losses, products = {}, set()
+    losses, types = {}, set()
     for precision in ("float32", "bfloat16"):
         model = model_of(examples.schema, name)
         linear = next(each for each in model.modules() if isinstance(each, torch.nn.Linear))
@@ -361,7 +350,7 @@ def test_bfloat16_is_for_products_only(made, name):
         optimizers = Optimizers(model.train(), trainer.weighting, trainer.settings)
         with optimizers.sparse_tables():
             with torch.autocast("cpu", trainer.precision, enabled=precision == "bfloat16"):
-                products.add(linear(torch.zeros(1, linear.in_features)).dtype)
+                types.add(linear(torch.zeros(1, linear.in_features)).dtype)
                 vectors, logits = model.inputs(batch), model(batch)
             losses[precision] = trainer._step(model, optimizers, None, batch)
         assert vectors.request.dtype == vectors.candidate.dtype == torch.float32
@@ -371,7 +360,7 @@ def test_bfloat16_is_for_products_only(made, name):
         states = [each for state in adams for each in state]
         assert {each.dtype for each in [*floats, *states]} == {torch.float32}
         assert score(model, examples).dtype == np.float32
-    assert products == {torch.float32, torch.bfloat16}
+    assert types == {torch.float32, torch.bfloat16}
     assert not torch.equal(losses["float32"], losses["bfloat16"])
     torch.testing.assert_close(losses["bfloat16"], losses["float32"], rtol=0.02, atol=0)
 
@@ -384,6 +373,7 @@ def test_a_projected_vector_is_float32(made):
     assert vectors.candidate.dtype == torch.float32
 
 
+@pytest.mark.usefixtures("_all_pay")
 def test_statistics_of_bfloat16_are_float32(made):
     """Dice's running mean is that of the products, summed in float32."""
     examples = examples_of(made, "one history")

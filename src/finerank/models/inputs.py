@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from finerank.data.batch import Batch, Column, Jagged
 from finerank.data.schema import Feature, Schema
+from finerank.nn.linear import Linear
 from finerank.nn.tables import EmbeddingTables, gather
 
 _INITIAL_STD = 0.1  # of an embedding's components
@@ -89,7 +90,7 @@ class Inputs(nn.Module):
         )
         self.projections = nn.ModuleDict(
             {
-                _key(f.name): nn.Linear(_raw_width(f), embedding_dim, bias=False)
+                _key(f.name): Linear(_raw_width(f), embedding_dim, bias=False)
                 for f in schema.features
                 if f.type in projected
             }

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finerank.nn.linear import Linear
+from finerank.nn.products import linear
+
 
 class CrossNetwork(nn.Module):
     r"""Cross the input with itself, each layer's weight a vector.
@@ -48,7 +51,7 @@ class CrossNetwork(nn.Module):
         before = functional.pad(constants[:-1], (0, 0, 1, 0))
         of_constant = (before * self.weight).sum(dim=1)  # (L,)
         scale = x.new_ones(x.shape[0])  # (B,)
-        for of_input, shift in zip((x @ self.weight.t()).unbind(1), of_constant, strict=True):
+        for of_input, shift in zip((linear(x, self.weight)).unbind(1), of_constant, strict=True):
             scale = scale + scale * of_input + shift
         return torch.addcmul(constants[-1], x, scale.unsqueeze(1))
 
@@ -89,5 +92,5 @@ class CrossNetworkV2(nn.Module):
 
 def _matrix(dim: int, low_rank: int | None) -> nn.Module:
     if low_rank is None:
-        return nn.Linear(dim, dim)
-    return nn.Sequential(nn.Linear(dim, low_rank, bias=False), nn.Linear(low_rank, dim))
+        return Linear(dim, dim)
+    return nn.Sequential(Linear(dim, low_rank, bias=False), Linear(low_rank, dim))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName
+from finerank.nn.linear import Linear
 from finerank.nn.mixture import Experts, Gate, Towers, mix
 from finerank.nn.mlp import MLP
 from finerank.nn.stacked import StackedLinear, StackedMLP
 
 
-class LinearHead(nn.Linear):
+class LinearHead(Linear):
     """One linear map a task; a bias a task where the input is empty.
 
     Shape:

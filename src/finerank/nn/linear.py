@@ -1,17 +1,25 @@
-"""A linear layer over a request and its candidates, the request's part computed once.
+"""Linear layers; one over a request and its candidates, the request's part computed once.
 
 Shape letters: ``R`` requests, ``B`` candidates, ``Wr`` and ``Wc`` their widths, ``H`` outputs.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from finerank.nn.jagged import spread
+from finerank.nn.products import linear, short_dtype
+
+
+class Linear(nn.Linear):
+    """As `torch.nn.Linear`, for batches ``(B, I)`` of any size."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Return the layer's output ``(B, O)``."""
+        return linear(input, self.weight, self.bias)
 
 
 def split_linear(
-    linear: nn.Linear, request: Tensor, candidate: Tensor, request_of_candidate: Tensor
+    layer: nn.Linear, request: Tensor, candidate: Tensor, request_of_candidate: Tensor
 ) -> Tensor:
     r"""Apply a linear layer to the request's columns followed by the candidate's.
 
@@ -20,7 +28,7 @@ def split_linear(
     The bracket is computed once for each request, and the concatenation is never built.
 
     Args:
-        linear: A layer of ``Wr + Wc`` inputs, the request's first.
+        layer: Of ``Wr + Wc`` inputs, the request's first.
         request: ``(R, Wr)``.
         candidate: ``(B, Wc)``.
         request_of_candidate: The request of each candidate ``(B,)``.
@@ -29,10 +37,12 @@ def split_linear(
         ``(B, H)``.
     """
     if request.shape[1] == 0:
-        return functional.linear(candidate, linear.weight, linear.bias)
+        return linear(candidate, layer.weight, layer.bias)
     if candidate.shape[1] == 0:
-        return spread(functional.linear(request, linear.weight, linear.bias), request_of_candidate)
-    request_weight, candidate_weight = linear.weight.tensor_split([request.shape[1]], dim=1)
-    of_request = functional.linear(request, request_weight, linear.bias)  # (R, H)
+        return spread(linear(request, layer.weight, layer.bias), request_of_candidate)
+    request_weight, candidate_weight = layer.weight.tensor_split([request.shape[1]], dim=1)
+    of_request = linear(request, request_weight, layer.bias)  # (R, H)
     of_candidates = spread(of_request, request_of_candidate)  # (B, H)
+    if short_dtype(candidate) is not None:
+        return of_candidates + linear(candidate, candidate_weight)
     return torch.addmm(of_candidates, candidate, candidate_weight.t())

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName
+from finerank.nn.linear import Linear
+from finerank.nn.products import bmm
 from finerank.nn.stacked import StackedLinear, StackedMLP
 
 
@@ -72,7 +74,7 @@ class Gate(nn.Module):
     def __init__(self, input_dim: int, num_experts: int) -> None:
         super().__init__()
         self.output_dim = num_experts
-        self.linear = nn.Linear(input_dim, num_experts, bias=False)
+        self.linear = Linear(input_dim, num_experts, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the experts' shares ``(B, E)``."""
@@ -88,7 +90,7 @@ def mix(experts: Tensor, gates: Tensor) -> Tensor:
         experts: The experts' outputs ``(B, E, H)``.
         gates: The experts' shares in each task ``(B, T, E)``.
     """
-    return torch.bmm(gates, experts)
+    return bmm(gates, experts)
 
 
 class Towers(nn.Module):

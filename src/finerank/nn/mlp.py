@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName, activation
 from finerank.nn.jagged import spread
-from finerank.nn.linear import split_linear
+from finerank.nn.linear import Linear, split_linear
 from finerank.nn.normalization import BatchNorm
 
 NormalizationName = Literal["batch", "layer"]
@@ -51,7 +51,7 @@ class MLP(nn.Module):
         dims = [input_dim, *hidden_units]
         self.output_dim = dims[-1]
         bias = normalization != "batch"  # batch normalisation would take it off again
-        self.linears = nn.ModuleList(nn.Linear(*dim, bias=bias) for dim in pairwise(dims))
+        self.linears = nn.ModuleList(Linear(*dim, bias=bias) for dim in pairwise(dims))
         self.finishes = nn.ModuleList(
             _finish(dim, activation, normalization, dropout) for dim in hidden_units
         )

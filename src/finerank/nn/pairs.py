@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from finerank.nn import host
 from finerank.nn.jagged import is_one_each, pair_steps, row_of_value, sum_segments
+from finerank.nn.products import cut, even, pays, short_dtype
 
 _PART = 2**20  # numbers in the vectors of pairs that are worked on together: 4 MiB
 
@@ -64,13 +65,29 @@ def pair_linear(
         bias: ``(H,)``.
         pairs: Of the candidates and the steps.
     """
-    device = values.device.type
-    if torch.is_autocast_enabled(device):  # what autocast does to a matrix product's inputs
+    device, short = values.device.type, short_dtype(values)
+    if short is not None:  # on a CPU the products alone are short
+        if not pays(weight.shape[0], candidate.shape[1]):
+            short = None
+        with torch.autocast(device, enabled=False):
+            return _pair_linear(candidate, values, weight, bias, pairs, short)
+    if torch.is_autocast_enabled(device):  # what autocast does to a product's inputs
         dtype = torch.get_autocast_dtype(device)
         candidate, values, weight = candidate.to(dtype), values.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+    return _pair_linear(candidate, values, weight, bias, pairs, None)
+
+
+def _pair_linear(
+    candidate: Tensor,
+    values: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pairs: Pairs,
+    short: torch.dtype | None,
+) -> Tensor:
     hidden: Tensor = _PairLinear.apply(  # type: ignore[no-untyped-call]
-        candidate, values, weight, bias, *pairs
+        candidate, values, weight, bias, *pairs, short
     )
     return hidden
 
@@ -90,24 +107,33 @@ def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
 
 
 class _Part(NamedTuple):
-    """Some candidates with all their pairs."""
+    """Some pairs, and the candidates that they are of.
 
-    candidates: slice
+    Attributes:
+        pairs: which.
+        candidates: theirs; the first and the last may have pairs elsewhere, too.
+        ends: where the pairs of each of them begin and end, within the part.
+    """
+
     pairs: slice
+    candidates: slice
+    ends: Tensor
 
 
 def _parts(offsets: Tensor, num_pairs: int, width: int) -> Iterator[_Part]:
-    """Cut the candidates where their pairs' vectors of this width fill a part of the cache."""
-    if not host.is_readable(offsets):  # a device has no use for parts
-        yield _Part(slice(0, offsets.shape[0] - 1), slice(0, num_pairs))
+    """Cut the pairs into parts whose vectors of this width stay in the cache."""
+    size, num_candidates = max(1, _PART // max(1, width)), offsets.shape[0] - 1
+    if num_pairs <= size or not host.is_readable(offsets):  # a device has no use for parts
+        yield _Part(slice(0, num_pairs), slice(0, num_candidates), offsets)
         return
-    size = max(1, _PART // max(1, width))
-    cuts = torch.arange(size, max(num_pairs, size), size, device=offsets.device)
-    cuts = torch.searchsorted(offsets, cuts).clamp(max=offsets.shape[0] - 1)
-    candidates = [0, *cuts.tolist(), offsets.shape[0] - 1]
-    starts = [0, *offsets.index_select(0, cuts).tolist(), num_pairs]
-    for candidate, pair in zip(pairwise(candidates), pairwise(starts), strict=True):
-        yield _Part(slice(*candidate), slice(*pair))
+    cuts = torch.arange(size, num_pairs, size)
+    firsts = torch.searchsorted(offsets, cuts, right=True).sub_(1).tolist()
+    ends = torch.searchsorted(offsets, cuts).clamp_(max=num_candidates).tolist()
+    bounds = [0, *cuts.tolist(), num_pairs]
+    candidates = zip([0, *firsts], [*ends, num_candidates], strict=True)
+    for (start, end), (first, after) in zip(pairwise(bounds), candidates, strict=True):
+        of_part = offsets[first : after + 1].clamp(start, end).sub_(start)
+        yield _Part(slice(start, end), slice(first, after), of_part)
 
 
 def _steps_of(values: Tensor, step: Tensor | None, pairs: slice) -> Tensor:
@@ -115,7 +141,17 @@ def _steps_of(values: Tensor, step: Tensor | None, pairs: slice) -> Tensor:
     return values[pairs] if step is None else values.index_select(0, step[pairs])
 
 
+def _add_product(out: Tensor, x: Tensor, y: Tensor) -> None:
+    """Add a matrix product to what may be of a longer type."""
+    if out.dtype == x.dtype:
+        out.addmm_(x, y)
+    else:
+        out += x @ y
+
+
 class _PairLinear(torch.autograd.Function):
+    """Where products are short, all that they read has zeros behind it; sums stay as they were."""
+
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401
@@ -126,57 +162,66 @@ class _PairLinear(torch.autograd.Function):
         step: Tensor | None,
         candidate_of_pair: Tensor,
         offsets: Tensor,
+        short: torch.dtype | None,
     ) -> Tensor:
+        ctx.short, ctx.has_bias, dtype = short, bias is not None, weight.dtype
+        ctx.rows, num_pairs = (len(candidate), len(values)), len(candidate_of_pair)
+        candidate, values, candidate_of_pair = (
+            even(x, short) for x in (candidate, values, candidate_of_pair)
+        )
+        step = None if step is None else even(step, short)
+        weight = weight if short is None else weight.to(short)
         ctx.save_for_backward(candidate, values, weight, step, candidate_of_pair, offsets)
-        ctx.has_bias = bias is not None
-        dim, num_pairs = candidate.shape[1], candidate_of_pair.shape[0]
+        dim = candidate.shape[1]
         of_candidate, of_step, of_product = weight.tensor_split([dim, dim + values.shape[1]], 1)
-        by_candidate = functional.linear(candidate, of_candidate, bias)  # (B, H)
+        by_candidate = (candidate @ of_candidate.t()).to(dtype)  # (B, H)
+        if bias is not None:
+            by_candidate += bias
         hidden = by_candidate.index_select(0, candidate_of_pair)  # (P, H)
         if step is None:
-            hidden.addmm_(values, of_step.t())
+            _add_product(hidden, values, of_step.t())
         else:
             hidden += (values @ of_step.t()).index_select(0, step)
-        for part in _parts(offsets, num_pairs, dim):
-            product = candidate.index_select(0, candidate_of_pair[part.pairs])
-            product.mul_(_steps_of(values[:, :dim], step, part.pairs))
-            hidden[part.pairs].addmm_(product, of_product.t())
-        return hidden
+        for part in _parts(offsets, len(hidden), dim):
+            crossed = candidate.index_select(0, candidate_of_pair[part.pairs])
+            crossed.mul_(_steps_of(values[:, :dim], step, part.pairs))
+            _add_product(hidden[part.pairs], crossed, of_product.t())
+        return cut(hidden, num_pairs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         candidate, values, weight, step, candidate_of_pair, offsets = ctx.saved_tensors
-        dim, num_pairs = candidate.shape[1], candidate_of_pair.shape[0]
-        splits = [dim, dim + values.shape[1]]
-        of_candidate, of_step, of_product = weight.tensor_split(splits, 1)
+        dim, dtype = candidate.shape[1], gradient.dtype
+        of_candidate, of_step, of_product = weight.tensor_split([dim, dim + values.shape[1]], 1)
+        num_candidates, num_steps = ctx.rows
         gradient = gradient.contiguous()
-        by_candidate = sum_segments(gradient, offsets)  # (B, H)
-        by_step = gradient  # (N, H)
+        sums = sum_segments(gradient, offsets)  # (B, H)
+        d_bias = sums.sum(dim=0) if ctx.has_bias else None
+        by_candidate, by_pair = even(sums, ctx.short), even(gradient, ctx.short)  # (P, H)
+        by_step = by_pair  # (N, H)
         if step is not None:
-            by_step = gradient.new_zeros(values.shape[0], gradient.shape[1])
-            by_step.index_add_(0, step, gradient)
-        d_candidate = by_candidate @ of_candidate  # (B, D)
-        d_values = by_step @ of_step  # (N, S)
-        d_product_weight = torch.zeros_like(of_product)  # (H, D)
-        for part in _parts(offsets, num_pairs, dim):
-            of_part = gradient[part.pairs]
-            shared = _steps_of(values[:, :dim], step, part.pairs)
-            product = candidate.index_select(0, candidate_of_pair[part.pairs])
-            d_product = of_part @ of_product
+            by_step = gradient.new_zeros(num_steps, gradient.shape[1])
+            by_step.index_add_(0, step[: len(gradient)], gradient)
+            by_step = even(by_step, ctx.short)
+        d_candidate = (by_candidate @ of_candidate).to(dtype)  # (B, D)
+        d_values = (by_step @ of_step).to(dtype)  # (N, S)
+        d_of_product = gradient.new_zeros(of_product.shape)  # (H, D)
+        for part in _parts(offsets, len(by_pair), dim):
+            of_candidates = candidate.index_select(0, candidate_of_pair[part.pairs])
+            of_steps = _steps_of(values[:, :dim], step, part.pairs)
+            d_crossed = by_pair[part.pairs] @ of_product
             if step is None:
-                d_values[part.pairs, :dim].addcmul_(product, d_product)
+                d_values[part.pairs, :dim].addcmul_(of_candidates, d_crossed)
             else:
-                d_values[:, :dim].index_add_(0, step[part.pairs], product * d_product)
-            d_product_weight.addmm_(of_part.t(), product.mul_(shared))
-            first = part.pairs.start
-            ends = offsets[part.candidates.start : part.candidates.stop + 1] - first
-            d_candidate[part.candidates] += sum_segments(d_product.mul_(shared), ends)
-        d_weight = torch.cat(
-            [by_candidate.t() @ candidate, by_step.t() @ values, d_product_weight], dim=1
-        )
-        d_bias = by_candidate.sum(dim=0) if ctx.has_bias else None
-        return d_candidate, d_values, d_weight, d_bias, None, None, None
+                d_steps = (of_candidates * d_crossed).to(dtype)
+                d_values[:, :dim].index_add_(0, step[part.pairs], d_steps)
+            _add_product(d_of_product, by_pair[part.pairs].t(), of_candidates.mul_(of_steps))
+            d_candidate[part.candidates] += sum_segments(d_crossed.mul_(of_steps), part.ends)
+        d_weight = torch.cat([by_candidate.t() @ candidate, by_step.t() @ values], dim=1)
+        d_weight = torch.cat([d_weight.to(dtype), d_of_product], dim=1)
+        d_candidate, d_values = cut(d_candidate, num_candidates), cut(d_values, num_steps)
+        return d_candidate, d_values, d_weight, d_bias, *[None] * 4
 
 
 class _WeightedSteps(torch.autograd.Function):
@@ -204,14 +249,15 @@ class _WeightedSteps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         weights, values, step, candidate_of_pair, offsets = ctx.saved_tensors
-        d_weights, d_values = torch.empty_like(weights), torch.zeros_like(values)
+        d_weights = torch.empty_like(weights)
+        d_values = torch.empty_like(values) if step is None else torch.zeros_like(values)
         for part in _parts(offsets, weights.shape[0], values.shape[1]):
             of_part = gradient.index_select(0, candidate_of_pair[part.pairs])
             steps = _steps_of(values, step, part.pairs)
             d_weights[part.pairs] = torch.linalg.vecdot(of_part, steps)
-            of_part.mul_(weights[part.pairs].unsqueeze(1))
+            weights_of_part = weights[part.pairs].unsqueeze(1)
             if step is None:
-                d_values[part.pairs] = of_part
+                torch.mul(of_part, weights_of_part, out=d_values[part.pairs])
             else:
-                d_values.index_add_(0, step[part.pairs], of_part)
+                d_values.index_add_(0, step[part.pairs], of_part.mul_(weights_of_part))
         return d_weights, d_values, None, None, None

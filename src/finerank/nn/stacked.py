@@ -10,9 +10,9 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from finerank.nn.activations import ActivationName, activation
+from finerank.nn.products import cut, linear, padded
 
 
 class StackedLinear(nn.Module):
@@ -46,13 +46,15 @@ class StackedLinear(nn.Module):
         """Return each member's output ``(B, M, O)``."""
         if x.shape[1] == 1:  # one product with all members' rows, and no copies of the input
             bias = None if self.bias is None else self.bias.flatten()
-            shared = functional.linear(x.squeeze(1), self.weight.flatten(0, 1), bias)
+            shared = linear(x.squeeze(1), self.weight.flatten(0, 1), bias)
             return shared.unflatten(1, (self.num_members, self.output_dim))
-        members = x.transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
+        members = padded(x).transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
         weight = self.weight.transpose(1, 2)  # (M, I, O)
         if self.bias is None:
-            return torch.bmm(members, weight).transpose(0, 1)
-        return torch.baddbmm(self.bias.unsqueeze(1), members, weight).transpose(0, 1)
+            outputs = torch.bmm(members, weight)
+        else:
+            outputs = torch.baddbmm(self.bias.unsqueeze(1), members, weight)
+        return cut(outputs.transpose(0, 1), x.shape[0])
 
 
 class StackedMLP(nn.Module):
@@ -84,8 +86,8 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each member's last hidden layer ``(B, M, H)``."""
-        for linear, finish in zip(self.linears, self.finishes, strict=True):
-            x = finish(linear(x))
+        for layer, finish in zip(self.linears, self.finishes, strict=True):
+            x = finish(layer(x))
         return x
 
 

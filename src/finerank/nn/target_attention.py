@@ -6,14 +6,12 @@ attention's first hidden width.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch import Tensor, nn
 
-from finerank.nn import host
 from finerank.nn.activations import ActivationName
 from finerank.nn.jagged import segment_softmax
+from finerank.nn.linear import Linear
 from finerank.nn.mlp import MLP
 from finerank.nn.pairs import Pairs, pair_linear, pairs_of, weighted_steps
 
@@ -83,7 +81,7 @@ class TargetAttention(nn.Module):
         self.softmax = softmax
         self.mlp = MLP(dim + step_dim + dim, hidden_units, activation=activation)
         # Softmax is blind to a constant.
-        self.logit = nn.Linear(self.mlp.output_dim, 1, bias=not softmax)
+        self.logit = Linear(self.mlp.output_dim, 1, bias=not softmax)
 
     def forward(
         self,
@@ -120,16 +118,7 @@ class TargetAttention(nn.Module):
 
     def _weights(self, candidate: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
         first = self.mlp.first
-        with _full_precision(values):
-            hidden = pair_linear(candidate, values, first.weight, first.bias, pairs)  # (P, H)
-            logits = self.logit(self.mlp.forward_after_first(hidden)).squeeze(1)  # (P,)
+        hidden = pair_linear(candidate, values, first.weight, first.bias, pairs)  # (P, H)
+        logits = self.logit(self.mlp.forward_after_first(hidden)).squeeze(1)  # (P,)
         logits = logits.to(values.dtype)  # under autocast they are shorter
         return segment_softmax(logits, pairs.offsets) if self.softmax else logits
-
-
-def _full_precision(values: Tensor) -> AbstractContextManager[object]:
-    """No autocast on a CPU: oneDNN makes a kernel for each new number of pairs.
-
-    That takes longer than the shorter product saves, and the number is another one in each batch.
-    """
-    return torch.autocast("cpu", enabled=False) if host.is_readable(values) else nullcontext()

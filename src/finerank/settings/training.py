@@ -82,8 +82,7 @@ class TrainingSettings(Settings):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="of matrix products in training: bfloat16 where the device computes in it, on "
-        "a CPU only where all requests have as many candidates. "
+        description="of matrix products in training: bfloat16 where the device computes in it. "
         "Embeddings, losses, statistics and scores are float32 in any case",
     )
 

@@ -95,8 +95,6 @@ class Trainer:
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
         keep_freed_memory()
-        if settings.precision == "auto" and self.device.type == "cpu" and not _batches_alike(train):
-            self.precision = torch.float32
         model.to(self.device)
         optimizers = Optimizers(model, self.weighting, settings)
         l2 = None
@@ -214,16 +212,6 @@ class Trainer:
             )
         mean = sum(known) / len(known)
         return -mean if name == "log_loss_nats" else mean
-
-
-def _batches_alike(train: PlacedSet) -> bool:
-    """Whether all requests have as many candidates, so that all full batches are of one size.
-
-    For each size oneDNN makes its bfloat16 kernels anew and keeps them: with sizes that differ,
-    bfloat16 gains nothing on a CPU and takes hundreds of MiB.
-    """
-    sizes = train.first_candidate.diff()
-    return bool((sizes == sizes[:1]).all())
 
 
 def _is_finite(weights: Tensor) -> bool:
