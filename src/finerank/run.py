@@ -13,6 +13,7 @@ from finerank.bundle import check_fits, find_bundle, load_bundle, save_bundle
 from finerank.data.dataset import Dataset
 from finerank.data.manifest import MANIFEST as DATASET_MANIFEST
 from finerank.data.manifest import data_part
+from finerank.data.prepare import prepare
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, evaluate
 from finerank.evaluation.gates import gate_report
@@ -83,8 +84,6 @@ def open_source(
     else:
         recipe, place = Recipe.load(source).override(overrides), Path(source)
     check_options(recipe.model)
-    from finerank.data.prepare import prepare  # noqa: PLC0415  (training alone needs no engine)
-
     done = prepare(recipe, prepared_folder(recipe, place), progress=progress)
     return recipe, Dataset(done.folder)
 

@@ -653,7 +653,7 @@ def test_files_that_change_meanwhile(tmp_path, monkeypatch):
     log = Spoilt(tmp_path)
     log.csv(rows())
     monkeypatch.setattr(
-        "finerank.data.prepare.save_encodings",
+        "finerank.data.preparation.save_encodings",
         lambda *_: os.utime(tmp_path / "log.csv", ns=(0, 0)),
     )
     monkeypatch.setattr("finerank.data.prepare.read_manifest", lambda *_: {})

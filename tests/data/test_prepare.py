@@ -8,7 +8,7 @@ import ibis
 import pyarrow as pa
 import pytest
 
-from finerank.data import prepare as prepare_module
+from finerank.data import preparation
 from finerank.data.dataset import Dataset
 from finerank.data.engine import open_engine
 from finerank.data.prepare import prepare
@@ -74,7 +74,7 @@ def test_again_does_nothing(make, tmp_path, monkeypatch):
     recipe, out = make(), tmp_path / "out"
     first = prepare(recipe, out)
     assert not first.unchanged
-    monkeypatch.setattr(prepare_module, "_Preparation", None)
+    monkeypatch.setattr(preparation, "Preparation", None)
     for same in (
         recipe,
         recipe.override(["model.name=dnn", "training.epochs=1", "tasks.click.weight=3", "name=x"]),
@@ -159,7 +159,7 @@ def test_a_failure_in_the_middle_leaves_the_old_data_set(make, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module.ExampleWriter, method, fail)
+        patch.setattr(preparation.ExampleWriter, method, fail)
         with pytest.raises(KeyboardInterrupt):
             prepare(make({"tasks.click": "click = 0"}), tmp_path / "out")
     assert written
