@@ -5,7 +5,8 @@ python benchmarks/run.py benchmarks/movielens-100k --data DIR [--seeds 0 1 2] [-
 DIR holds the raw files that the benchmark's page names. Runs that are there already are not
 repeated, so a benchmark that was stopped goes on where it was. A benchmark's folder has recipes and
 a ``benchmark.yaml``: title, about, findings, seeds, variants, each with what it changes (recipe,
-model, set, tasks) and what is published of it. ``before`` is a script that makes the data from DIR.
+model, set, tasks) and what is published of it. ``before`` is a script that makes the data from DIR;
+``seeded`` are settings of the data that follow the seed.
 """
 
 from __future__ import annotations
@@ -58,9 +59,11 @@ def main() -> None:
             if not (out / "metrics.json").exists():
                 if arguments.only and name not in arguments.only:
                     continue
-                changes = [*variant.get("set", []), f"training.seed={seed}"]
+                seeded = [f"{setting}={seed}" for setting in benchmark.get("seeded", [])]
+                changes = [*variant.get("set", []), *seeded, f"training.seed={seed}"]
                 changed = recipe.override(changes)
-                data = work / f"data-{changed.name}-{variant.get('data', 'all')}"
+                draw = f"-{seed}" if seeded else ""
+                data = work / f"data-{changed.name}-{variant.get('data', 'all')}{draw}"
                 finerank.prepare(changed, data, progress=bars)
                 training = [c for c in changes if c.startswith(("model", "training"))]
                 model = variant.get("model")
