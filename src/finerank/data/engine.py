@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EngineName = Literal["duckdb", "spark"]
 _LONGEST = 500  # characters of an engine's message
-_OWN_BYTES = 400 * 10**6  # what Python, its libraries and the rows in hand take beside DuckDB
+_OWN_BYTES = 700 * 10**6  # what Python, its libraries and the rows in hand take beside DuckDB
 
 
 class Engine(Protocol):
