@@ -30,7 +30,7 @@ def test_even_pieces(given, sizes):
 
 
 @pytest.mark.parametrize(
-    ("memory", "expected"), [("2GB", "1.2 GiB"), ("600MB", "286.1 MiB"), ("0.5GB", "238.4 MiB")]
+    ("memory", "expected"), [("2GB", "953.6 MiB"), ("600MB", "286.1 MiB"), ("0.5GB", "238.4 MiB")]
 )
 def test_what_the_process_itself_needs_is_left_to_it(tmp_path, memory, expected):
     with open_engine(tmp_path / "engine", memory) as engine:

@@ -56,10 +56,9 @@ def prepare(
         recipe: its ``model`` and ``training`` parts have no influence here.
         out: the folder; replaced as a whole, at the end.
         memory: what preparation may use, such as 2GB; rather than more it spills to disk beside
-            ``out``. 700 MB of it, at most half, are for the rows in hand and the vocabularies; tens
-            of millions of different ids take more, and DuckDB may go over its share by a tenth of
-            the whole. Four fifths of the machine's where left out. Of Spark, the heap of the
-            driver.
+            ``out``. 1 GB of it, at most half, is for the rows in hand, the vocabularies and what
+            DuckDB takes beyond its share; tens of millions of different ids take more. Four fifths
+            of the machine's where left out. Of Spark, the heap of the driver.
         engine: what reads, joins, sorts and groups; the result is the same.
         spark_master: where Spark runs, such as ``local[4]``; as Spark is configured if left out.
         progress: told of each step.
