@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EngineName = Literal["duckdb", "spark"]
 _LONGEST = 500  # characters of an engine's message
-_OWN_BYTES = 1000 * 10**6  # for Python, its libraries, the rows in hand, and what DuckDB takes too much
+_OWN_BYTES = 10**9  # for Python, its libraries, rows in hand, and what DuckDB takes too much
 
 
 class Engine(Protocol):
