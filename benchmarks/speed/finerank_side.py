@@ -114,6 +114,10 @@ class ReadyBatches(Resident):
         self.first_candidate = torch.arange(0, (ENDLESS + 1) * candidates, candidates)
         self._next = itertools.cycle(batches)
 
+    def by_steps(self, requests: torch.Tensor) -> torch.Tensor:
+        """The given requests."""
+        return requests
+
     def batch(self, requests: torch.Tensor) -> Batch:  # noqa: ARG002
         """The next of the batches."""
         return next(self._next)

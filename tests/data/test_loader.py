@@ -142,3 +142,14 @@ def test_one_batch_needs_no_thread():
     assert rows(next(batches)) == [0, 1, 2, 3, 4]
     assert threading.active_count() == threads
     assert list(batches) == []
+
+
+def test_a_shuffled_batch_goes_from_short_histories_to_long_ones(made):
+    steps = [3, 0, 7, 1, 2, 9, 4, 6]
+    given = made.examples(made.schemas["every type"], candidates=[1] * 8, steps=steps)
+    (shuffled,) = Loader(given, batch_size=8, shuffle=True)
+    first, second = (each.offsets.diff().tolist() for each in shuffled.histories.values())
+    assert first == sorted(steps)
+    assert second == [max(0, length - 1) for length in first]
+    (in_order,) = Loader(given, batch_size=8)
+    assert next(iter(in_order.histories.values())).offsets.diff().tolist() == steps

@@ -110,6 +110,17 @@ class Examples:
             user=user,
         )
 
+    def by_steps(self, requests: Tensor) -> Tensor:
+        """The given requests ``(R,)`` from the shortest history to the longest.
+
+        Where there are several histories, by the first.
+        """
+        if not self.schema.histories:
+            return requests
+        start, end = self.windows[self.schema.histories[0].name]
+        steps = end.index_select(0, requests) - start.index_select(0, requests)
+        return requests[steps.argsort(stable=True)]
+
     def since(self, first: int) -> Examples:
         """The requests from a given one on, with their candidates."""
         begin = int(self.first_candidate[first])

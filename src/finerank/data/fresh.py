@@ -79,6 +79,10 @@ class FreshNegatives:
         """How many candidates, over all requests, with their negatives."""
         return int(self.first_candidate[-1])
 
+    def by_steps(self, requests: Tensor) -> Tensor:
+        """The given requests ``(R,)`` from the shortest history to the longest."""
+        return self.examples.by_steps(requests)
+
     def batch(self, requests: Tensor) -> Batch:
         """The batch of the given requests, with all their candidates and negatives drawn now.
 

@@ -34,7 +34,9 @@ class Loader:
     Args:
         batch_size: candidates; a request is never divided, so a batch ends with the request that
             reaches this size.
-        shuffle: whether to draw the requests in random order.
+        shuffle: whether to draw the requests in random order; then those of a batch are put from
+            the shortest history to the longest, for full ones that lie together are worked on
+            faster.
         then: what is done to each batch.
     """
 
@@ -62,7 +64,9 @@ class Loader:
 
     def _batches(self) -> Iterator[Batch]:
         for requests in self._cut(self._orders()):
-            batch = self.examples.batch(requests)
+            batch = self.examples.batch(
+                self.examples.by_steps(requests) if self.shuffle else requests
+            )
             yield batch if self.then is None else self.then(batch)
 
     def _orders(self) -> Iterator[Tensor]:

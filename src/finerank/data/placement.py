@@ -80,12 +80,12 @@ class Resident:
         device: which.
 
     Attributes:
-        first_candidate: as in `Examples`, on the host.
+        first_candidate: as in `Examples`, on the host; `by_steps` likewise.
     """
 
     def __init__(self, examples: Examples, on_device: Examples, device: torch.device) -> None:
         self.schema, self.device = examples.schema, device
-        self.first_candidate = examples.first_candidate
+        self.first_candidate, self.by_steps = examples.first_candidate, examples.by_steps
         self._on_device, self._sizes = on_device, sizes_of_requests(examples)
 
     @property
@@ -120,7 +120,7 @@ class Copied:
 
     def __init__(self, examples: TrainingSet, device: torch.device) -> None:
         self.examples, self.schema, self.device = examples, examples.schema, device
-        self.first_candidate = examples.first_candidate
+        self.first_candidate, self.by_steps = examples.first_candidate, examples.by_steps
 
     @property
     def num_requests(self) -> int:

@@ -17,10 +17,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from finerank.nn import host
-from finerank.nn.jagged import is_one_each, pair_steps, row_of_value, sum_segments
+from finerank.nn.jagged import is_one_each, lengths_of, pair_steps, row_of_value, sum_segments
 from finerank.nn.products import cut, even, pays, short_dtype
 
 _PART = 2**20  # numbers in the vectors of pairs that are worked on together: 4 MiB
+_LONG = 16  # steps from which a matrix for each candidate pays
+_BLOCK = 32  # candidates whose matrices are worked on together
 
 
 class Pairs(NamedTuple):
@@ -30,11 +32,14 @@ class Pairs(NamedTuple):
         step: ``(P,)``; None where the pairs are the steps, every request having one candidate.
         candidate: ``(P,)``, ascending.
         offsets: where each candidate's pairs begin and end ``(B + 1,)``.
+        even: from which candidate on all have as many pairs as the last one, where the pairs are
+            the steps; ``B`` on a device, which would have to be asked.
     """
 
     step: Tensor | None
     candidate: Tensor
     offsets: Tensor
+    even: int
 
 
 def pairs_of(
@@ -48,9 +53,17 @@ def pairs_of(
         num_pairs: How many there are ``P``, where it is known; else a device is waited for.
     """
     if is_one_each(request_of_candidate, offsets.shape[0] - 1):
-        return Pairs(None, row_of_value(offsets, int(offsets[-1])), offsets)
+        return Pairs(None, row_of_value(offsets, int(offsets[-1])), offsets, _even_from(offsets))
     step, pair_offsets = pair_steps(offsets, request_of_candidate, num_pairs=num_pairs)
-    return Pairs(step, row_of_value(pair_offsets, step.shape[0]), pair_offsets)
+    rows = row_of_value(pair_offsets, step.shape[0])
+    return Pairs(step, rows, pair_offsets, len(pair_offsets) - 1)
+
+
+def _even_from(offsets: Tensor) -> int:
+    """The first row from which on all are as long as the last."""
+    lengths = lengths_of(offsets)
+    others = (lengths != lengths[-1:]).nonzero()
+    return int(others[-1]) + 1 if len(others) else 0
 
 
 def pair_linear(
@@ -86,10 +99,37 @@ def _pair_linear(
     pairs: Pairs,
     short: torch.dtype | None,
 ) -> Tensor:
-    hidden: Tensor = _PairLinear.apply(  # type: ignore[no-untyped-call]
-        candidate, values, weight, bias, *pairs, short
-    )
-    return hidden
+    """Where histories at the end are long and of one length, by a matrix for each candidate."""
+    count = len(candidate)
+    first = _first_long(pairs) if short is None else count  # no faster where products are short
+    step, of_pair, offsets, _ = pairs
+    if first == count:
+        return _apply(_PairLinear, candidate, values, weight, bias, step, of_pair, offsets, short)
+    if first == 0:
+        return _apply(_OwnLinear, candidate, values, weight, bias)
+    start = int(offsets[first])
+    few, long = candidate.split([first, count - first])
+    of_few, of_long = values.split([start, len(values) - start])
+    few_pairs = None, of_pair[:start], offsets[: first + 1]
+    hidden = [
+        _apply(_PairLinear, few, of_few, weight, bias, *few_pairs, None),
+        _apply(_OwnLinear, long, of_long, weight, bias),
+    ]
+    return torch.cat(hidden)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
+    result: Tensor = function.apply(*arguments)
+    return result
+
+
+def _first_long(pairs: Pairs) -> int:
+    """The first candidate of those at the end whose histories are of one length, a long one."""
+    count = len(pairs.offsets) - 1
+    if pairs.even == count:
+        return count
+    length = int(pairs.offsets[-1] - pairs.offsets[-2])
+    return pairs.even if length >= _LONG else count
 
 
 def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
@@ -100,10 +140,7 @@ def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
         values: Steps ``(N, S)``.
         pairs: Of the candidates and the steps.
     """
-    sums: Tensor = _WeightedSteps.apply(  # type: ignore[no-untyped-call]
-        weights, values, *pairs
-    )
-    return sums
+    return _apply(_WeightedSteps, weights, values, *pairs[:3])
 
 
 class _Part(NamedTuple):
@@ -222,6 +259,86 @@ class _PairLinear(torch.autograd.Function):
         d_weight = torch.cat([d_weight.to(dtype), d_of_product], dim=1)
         d_candidate, d_values = cut(d_candidate, num_candidates), cut(d_values, num_steps)
         return d_candidate, d_values, d_weight, d_bias, *[None] * 4
+
+
+class _OwnLinear(torch.autograd.Function):
+    r"""With a matrix for each candidate: :math:`(W_h + W_p\, diag(c))\, h + W_c c + b`.
+
+    All candidates have as many steps ``T``. To make a matrix takes as long as to cross some steps
+    with the candidate, and spares both that and the product :math:`W_h h`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        candidate: Tensor,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(candidate, values, weight)
+        matrices = _Matrices(candidate, weight, values.shape[1])
+        by_candidate = functional.linear(candidate, weight[:, : candidate.shape[1]], bias)
+        by_candidate = by_candidate.unsqueeze(1)  # (B, 1, H)
+        steps = values.view(len(candidate), -1, values.shape[1])  # (B, T, S)
+        hidden = by_candidate.new_empty(*steps.shape[:2], weight.shape[0])
+        for block in matrices.blocks():
+            torch.baddbmm(by_candidate[block], steps[block], matrices.of(block), out=hidden[block])
+        return hidden.flatten(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        candidate, values, weight = ctx.saved_tensors
+        dim = candidate.shape[1]
+        matrices = _Matrices(candidate, weight, values.shape[1])
+        steps = values.view(len(candidate), -1, values.shape[1])  # (B, T, S)
+        gradient = gradient.reshape(*steps.shape[:2], weight.shape[0])  # (B, T, H)
+        sums = gradient.sum(dim=1)  # (B, H)
+        d_bias = sums.sum(dim=0) if ctx.has_bias else None
+        d_candidate = sums @ weight[:, :dim]
+        d_steps = gradient.new_empty(steps.shape)
+        d_of_step = gradient.new_zeros(matrices.of_step.shape)  # (S, H)
+        d_of_product = gradient.new_zeros(matrices.of_product.shape)  # (D, H)
+        for block in matrices.blocks():
+            torch.bmm(gradient[block], matrices.of(block).mT, out=d_steps[block])
+            d_matrices = torch.bmm(steps[block].mT, gradient[block])  # (K, S, H)
+            d_of_step += d_matrices.sum(dim=0)
+            of_products = d_matrices[:, :dim]
+            d_candidate[block] += (of_products * matrices.of_product).sum(dim=2)
+            d_of_product += of_products.mul_(matrices.columns[block]).sum(dim=0)
+        d_weight = torch.cat([sums.t() @ candidate, d_of_step.t(), d_of_product.t()], dim=1)
+        return d_candidate, d_steps.flatten(0, 1), d_weight, d_bias
+
+
+class _Matrices:
+    """Each candidate's matrix ``(S, H)``, made for some of them at a time.
+
+    Attributes:
+        of_step: :math:`W_h` ``(S, H)``.
+        of_product: :math:`W_p` ``(D, H)``.
+        columns: the candidates ``(B, D, 1)``.
+    """
+
+    def __init__(self, candidate: Tensor, weight: Tensor, step_dim: int) -> None:
+        self.dim = candidate.shape[1]
+        _, *parts = weight.tensor_split([self.dim, self.dim + step_dim], 1)
+        self.of_step, self.of_product = (part.t().contiguous() for part in parts)
+        self.columns = candidate.unsqueeze(2)
+
+    def of(self, block: slice) -> Tensor:
+        """Those of some candidates ``(K, S, H)``."""
+        crossed, alone = self.of_step.tensor_split([self.dim])
+        matrices = torch.addcmul(crossed, self.columns[block], self.of_product)
+        if len(alone) == 0:
+            return matrices
+        return torch.cat([matrices, alone.expand(len(matrices), *alone.shape)], dim=1)
+
+    def blocks(self) -> Iterator[slice]:
+        """Some candidates at a time, whose matrices stay in the cache."""
+        count = len(self.columns)
+        return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
 
 
 class _WeightedSteps(torch.autograd.Function):
