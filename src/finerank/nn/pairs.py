@@ -366,15 +366,19 @@ class _WeightedSteps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         weights, values, step, candidate_of_pair, offsets = ctx.saved_tensors
-        d_weights = torch.empty_like(weights)
-        d_values = torch.empty_like(values) if step is None else torch.zeros_like(values)
-        for part in _parts(offsets, weights.shape[0], values.shape[1]):
-            of_part = gradient.index_select(0, candidate_of_pair[part.pairs])
-            steps = _steps_of(values, step, part.pairs)
-            d_weights[part.pairs] = torch.linalg.vecdot(of_part, steps)
-            weights_of_part = weights[part.pairs].unsqueeze(1)
-            if step is None:
-                torch.mul(of_part, weights_of_part, out=d_values[part.pairs])
-            else:
-                d_values.index_add_(0, step[part.pairs], of_part.mul_(weights_of_part))
+        num_pairs = weights.shape[0]
+        places = torch.arange(num_pairs + 1, device=values.device)
+        d_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            gradient, values, places[:-1] if step is None else step, offsets, candidate_of_pair, 0
+        )
+        d_values = functional.embedding_bag(  # of one each: its weight times a row of the gradient
+            candidate_of_pair,
+            gradient,
+            places,
+            mode="sum",
+            per_sample_weights=weights,
+            include_last_offset=True,
+        )
+        if step is not None:
+            d_values = torch.zeros_like(values).index_add_(0, step, d_values)
         return d_weights, d_values, None, None, None

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from finerank.nn import host
 
-_WORTH = 30  # operations for each number that a product reads or writes
+_WORTH = 25  # operations for each number that a product reads or writes
 _DIGITS = 5  # binary ones, of a number of rows: 16 numbers between each power of two and the next
 
 
