@@ -22,6 +22,7 @@ from finerank.nn.products import cut, even, pays, short_dtype
 
 _PART = 2**20  # numbers in the vectors of pairs that are worked on together: 4 MiB
 _LONG = 16  # steps from which a matrix for each candidate pays
+_FEW = 4  # the share of all pairs for which they are divided: a quarter
 _BLOCK = 32  # candidates whose matrices are worked on together
 
 
@@ -129,7 +130,8 @@ def _first_long(pairs: Pairs) -> int:
     if pairs.even == count:
         return count
     length = int(pairs.offsets[-1] - pairs.offsets[-2])
-    return pairs.even if length >= _LONG else count
+    enough = (count - pairs.even) * length * _FEW >= len(pairs.candidate)
+    return pairs.even if length >= _LONG and enough else count
 
 
 def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
