@@ -9,6 +9,7 @@ from finerank.data.engine import even_pieces
 from finerank.data.entity_rows import select_entities
 from finerank.data.entity_writer import write_entities
 from finerank.data.list_columns import list_columns
+from finerank.data.loader import made_ahead
 from finerank.data.repeats import Repeats
 from finerank.settings import SPLITS
 
@@ -105,7 +106,8 @@ def in_order(engine: Engine, rows: ibis.Table, keys: list[str]) -> Iterator[pa.R
         first = [key for key in keys if key in rows.columns]
         rest = [name for name in rows.columns if name not in first]
         rows = engine.ordered(rows, [*first, *rest])
-    yield from even_pieces(rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE), _ROWS_A_PIECE)
+    pieces = rows.to_pyarrow_batches(chunk_size=_ROWS_A_PIECE)
+    yield from made_ahead(even_pieces(pieces, _ROWS_A_PIECE), ahead=1)
 
 
 def report_of_rows(usable: Usable, repeats: Repeats) -> dict[str, Any]:

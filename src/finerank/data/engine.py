@@ -127,7 +127,8 @@ def _duckdb(folder: Path, memory: str | None) -> Iterator[Backend]:
     options: dict[str, Any] = {"preserve_insertion_order": False}
     options |= {} if memory is None else {"memory_limit": f"{_for_duckdb(memory)}B"}
     spill = str(folder / "spill")
-    engine = ibis.duckdb.connect(folder / "tables.duckdb", temp_directory=spill, **options)
+    tables = ":memory:" if memory is None else folder / "tables.duckdb"
+    engine = ibis.duckdb.connect(tables, temp_directory=spill, **options)
     try:
         yield engine
     except duckdb.OutOfMemoryException as error:

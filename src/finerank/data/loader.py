@@ -101,13 +101,13 @@ class Loader:
             yield begun
 
 
-def made_ahead(items: Iterator[T]) -> Iterator[T]:
+def made_ahead(items: Iterator[T], *, ahead: int = _AHEAD) -> Iterator[T]:
     """The same items, none of them None, made by a thread while those before them are used."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
         threads = torch.get_num_threads()
         maker.submit(_compute_alone).result()
         torch.set_num_threads(threads)  # for this thread: the setting is the last one's
-        ready = deque(maker.submit(next, items, None) for _ in range(_AHEAD))
+        ready = deque(maker.submit(next, items, None) for _ in range(ahead))
         while (item := ready.popleft().result()) is not None:
             ready.append(maker.submit(next, items, None))
             yield item

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = 0
 _DICT_PAYS_BELOW = 16  # encode by dictionary where the vocabulary is this many times the input
+_SPARSEST = 4  # places of a table for each whole number in it, at most
 
 
 def canonical(values: pa.Array) -> pa.Array:
@@ -54,6 +55,7 @@ class Vocabulary:
     def __init__(self, values: pa.Array) -> None:
         self.values = canonical(values)
         self._id_of: dict[object, int] | None = None
+        self._table = _Table.of(self.values)
 
     def __len__(self) -> int:
         """How many rows an embedding table needs: the values and the unknown row."""
@@ -62,6 +64,8 @@ class Vocabulary:
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``(rows,)`` int32 of raw values; 0 for null or never seen."""
         values = self._in_my_type(canonical(values))
+        if self._table is not None:
+            return self._table.encode(values)
         if len(values) * _DICT_PAYS_BELOW < len(self.values):
             if self._id_of is None:
                 self._id_of = {v: i for i, v in enumerate(self.values.to_pylist(), start=1)}
@@ -95,6 +99,42 @@ class Vocabulary:
     def load(cls, path: Path) -> Vocabulary:
         """Read what `save` wrote."""
         return cls(read_batch(path).column("value"))
+
+
+class _Table:
+    """The id of every whole number from the least value of a vocabulary to its greatest.
+
+    Args:
+        values: of the vocabulary, int64, not empty.
+        low: the least.
+        high: the greatest.
+    """
+
+    def __init__(self, values: np.ndarray, low: int, high: int) -> None:
+        self.low, self.high = low, high
+        self._ids = np.full(high - low + 1, UNKNOWN, dtype=np.int32)
+        self._ids[values - low] = np.arange(1, len(values) + 1, dtype=np.int32)
+
+    @classmethod
+    def of(cls, values: pa.Array) -> _Table | None:
+        """That of a vocabulary's values, where they are whole numbers that lie close together."""
+        if not pa.types.is_int64(values.type) or len(values) == 0:
+            return None
+        numbers = values.to_numpy()
+        low, high = int(numbers.min()), int(numbers.max())
+        return cls(numbers, low, high) if high - low < _SPARSEST * len(numbers) else None
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Ids ``(rows,)`` int32 of int64 values; 0 for null or never seen."""
+        numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        known = (numbers >= self.low) & (numbers <= self.high)
+        if values.null_count:
+            known &= values.is_valid().to_numpy(zero_copy_only=False)
+        if known.all():
+            return self._ids.take(numbers - self.low)
+        ids = np.full(len(numbers), UNKNOWN, dtype=np.int32)
+        ids[known] = self._ids.take(numbers[known] - self.low)
+        return ids
 
 
 class Buckets:
