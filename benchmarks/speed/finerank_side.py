@@ -86,7 +86,8 @@ class Side:
 
     def prepare(self) -> tuple[int, float]:
         """Examples, and seconds from the raw files to the prepared data set."""
-        import_module("ibis.backends.duckdb")  # what is imported counts for no library
+        for each in ("ibis.backends.duckdb", "finerank.data.preparation"):
+            import_module(each)  # what is imported counts for no library
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             done = finerank.prepare(self.recipe, Path(folder) / "prepared")

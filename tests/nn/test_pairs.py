@@ -72,7 +72,15 @@ def long(monkeypatch):
 @pytest.mark.usefixtures("long")
 @pytest.mark.parametrize(
     ("lengths", "own"),
-    [([3] * 5, 5), ([0, 4, 1, 3, 3, 3], 3), ([0, 0, 4], 1), ([3, 2], 0), ([5, 5, 3], 0), ([3, 3, 0], 0), ([0], 0)],
+    [
+        ([3] * 5, 5),
+        ([0, 4, 1, 3, 3, 3], 3),
+        ([0, 0, 4], 1),
+        ([3, 2], 0),
+        ([5, 5, 3], 0),
+        ([3, 3, 0], 0),
+        ([0], 0),
+    ],
 )
 @pytest.mark.parametrize("step_dim", [DIM, STEP_DIM])
 def test_pair_linear_of_long_histories_of_one_length(lengths, own, step_dim, monkeypatch):

@@ -102,10 +102,12 @@ class EventStore:
         first = np.where(known, offsets[np.minimum(users, last)], 0)
         low = first.copy()
         high = np.where(known, offsets[np.minimum(users + 1, last)], 0)
-        while (open_ := low < high).any():  # one binary search for all requests together
-            middle = (low + high) // 2
-            before = np.zeros(len(low), dtype=bool)
-            before[open_] = event_times[middle[open_]] < times[open_]
-            low = np.where(open_ & before, middle + 1, low)
-            high = np.where(open_ & ~before, middle, high)
+        open_ = np.flatnonzero(low < high)
+        while len(open_):  # one binary search for all requests together
+            least, most = low[open_], high[open_]
+            middle = (least + most) // 2
+            before = event_times[middle] < times[open_]
+            low[open_] = least = np.where(before, middle + 1, least)
+            high[open_] = most = np.where(before, most, middle)
+            open_ = open_[least < most]
         return first, low

@@ -56,6 +56,7 @@ class Fitting:
         self.train, self.tables, self.recipe = train, tables, tables.recipe
         self.examples = train.filter(train.split == TRAIN)  # whose lists are steps, too
         self.entities, self.engine = entities, engine
+        self._counts: dict[Home, ibis.Table] = {}
 
     def encodings(self) -> dict[str, Encoding]:
         """One encoding a feature; features of one id space share their vocabulary."""
@@ -102,8 +103,7 @@ class Fitting:
             return self.train.select(
                 value=self.train[f"feature.{name}"], n=ibis.literal(1, "int64")
             )
-        side = "user" if home == "users" else "item"
-        counts = self.train.group_by(entity=self.train[side]).agg(n=ibis._.count())
+        counts = self._rows_of(home)
         for steps in step_items(self.examples, self.recipe, name, self.engine):
             ids = steps.mutate(value=as_id(steps.value, "log.item"))
             ids = as_kind(ids, counts.entity.type())
@@ -113,6 +113,14 @@ class Fitting:
         table = self.entities[home]
         entities = table.select("key", value=table[f"feature.{name}"])
         return counts.join(entities, counts.entity == entities.key).select("value", "n")
+
+    def _rows_of(self, home: Home) -> ibis.Table:
+        """How many training rows are of each user or item, counted once for all its features."""
+        if home not in self._counts:
+            side = self.train["user" if home == "users" else "item"]
+            counts = self.train.group_by(entity=side).agg(n=ibis._.count())
+            self._counts[home] = self.engine.keep(f"rows_of_{home}", counts)
+        return self._counts[home]
 
     def _ids(self, name: str) -> ibis.Table:
         """As `_values` gives them, one id a row."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.errors import FinerankError
-from finerank.settings import SPLITS, FilesSplit, LastSplit, RandomSplit, TimeSplit
+from finerank.settings import SPLITS, LastSplit, RandomSplit, TimeSplit
 
 if TYPE_CHECKING:
     from ibis.expr import types
@@ -24,28 +24,27 @@ _HEX_DIGITS = 8  # of a row's hash that decide; four thousand million steps
 
 
 def with_split(rows: types.Table, recipe: Recipe, engine: Engine) -> types.Table:
-    """The rows with the column ``split``.
+    """The rows with the column ``split`` in place of ``no_example``, where it is `NO_EXAMPLE`.
 
     Args:
+        rows: with the condition ``no_example``.
         engine: holds the rows.
 
     Raises:
         FinerankError: ``valid_from`` or ``test_from`` isn't of the time column's kind.
     """
     split = recipe.split
-    if isinstance(split, FilesSplit):
-        return rows
     if isinstance(split, RandomSplit):
-        return engine.per_row(rows, lambda rows: rows.mutate(split=_random(rows, split)))
-    if isinstance(split, LastSplit):
-        newest = ibis.window(
-            group_by="user",
-            order_by=[rows.time.desc()],
-        )
+        rows = engine.per_row(rows, lambda rows: rows.mutate(split=_random(rows, split)))
+    elif isinstance(split, LastSplit):
+        newest = ibis.window(group_by=["user", "no_example"], order_by=[rows.time.desc()])
         place = ibis.dense_rank().over(newest)
-        return rows.mutate(split=_cases(place < split.test, place < split.test + split.valid))
-    valid_from, test_from = _time_bounds(rows, split)
-    return rows.mutate(split=_cases(rows.time >= test_from, rows.time >= valid_from))
+        rows = rows.mutate(split=_cases(place < split.test, place < split.test + split.valid))
+    elif isinstance(split, TimeSplit):
+        valid_from, test_from = _time_bounds(rows.filter(~rows.no_example), split)
+        rows = rows.mutate(split=_cases(rows.time >= test_from, rows.time >= valid_from))
+    of_example = rows.no_example.ifelse(NO_EXAMPLE, rows.split).cast("int8")
+    return rows.mutate(split=of_example).drop("no_example")
 
 
 def _cases(test: ibis.Value, valid: ibis.Value) -> ibis.Value:
@@ -67,6 +66,8 @@ def drawn(rows: types.Table, share: float, seed: str, *, split: int | None = Non
     """
     digest = ibis.literal(f"{seed}|")
     for name in rows.columns:
+        if name == "no_example":
+            continue
         text = rows[name].cast("string").fill_null("")
         digest = digest + (str(split) if name == "split" and split is not None else text) + "|"
     most = f"{round(share * 16**_HEX_DIGITS):0{_HEX_DIGITS}x}"

@@ -80,14 +80,10 @@ def usable_rows(tables: RawTables, engine: Engine, log_features: Sequence[str]) 
         if "example" in rows.columns:
             expected += f", and {recipe.log.examples}"
         raise FinerankError("log", expected=expected, found=f"none: {dropped}")
-    kept = with_split(rows.filter(~seen), recipe, engine)
-    others = rows.drop_null(needed, how="any").filter(seen) if needed else None
-    if others is not None and (
-        recipe.event_histories or recipe.has_event_tasks or recipe.samples_negatives
-    ):
-        others = others.mutate(split=ibis.literal(NO_EXAMPLE, "int8"))
-        kept = kept.union(others.select(kept.columns))
-    rows = engine.keep("rows", kept)
+    others = recipe.event_histories or recipe.has_event_tasks or recipe.samples_negatives
+    rows = rows.mutate(no_example=seen)
+    rows = rows.drop_null(needed, how="any") if others and needed else rows.filter(~rows.no_example)
+    rows = engine.keep("rows", with_split(rows, recipe, engine))
     if recipe.has_event_tasks:
         rows, unknown = _with_outcomes(rows, recipe, engine)
         dropped |= {"outcome not known yet": unknown} if unknown else {}

@@ -370,7 +370,7 @@ class _WeightedSteps(torch.autograd.Function):
         weights, values, step, candidate_of_pair, offsets = ctx.saved_tensors
         num_pairs = weights.shape[0]
         places = torch.arange(num_pairs + 1, device=values.device)
-        d_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        d_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # noqa: SLF001
             gradient, values, places[:-1] if step is None else step, offsets, candidate_of_pair, 0
         )
         d_values = functional.embedding_bag(  # of one each: its weight times a row of the gradient
