@@ -3,8 +3,9 @@
 The bare matrix products of the step, forward and twice backward, with their shapes and nothing
 else; and one read and one write of the batch's embedding rows, with both moments of Adam. DIN's
 attention is counted as its smallest form: the first layer once a candidate, once a step and once a
-pair, no padding. Activations, losses, gathers of the history and the optimiser of the dense weights
-are not in it.
+pair, no padding; where every request has one candidate and a full history, once a candidate and
+once a pair, the steps' part joined to it. Activations, losses, gathers of the history and the
+optimiser of the dense weights are not in it.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class Side:
         case, batch, dim = self.case, self.case.batch_size, self.case.embedding_dim
         if case.history is not None:
             joint, (first, *_) = 2 * dim, ATTENTION_UNITS
-            attention = [(batch, joint, first), (steps, joint, first), (pairs, joint, first)]
+            alone = 0 if case.history == "full" and case.candidates == 1 else steps
+            attention = [(batch, joint, first), (alone, joint, first), (pairs, joint, first)]
             attention += [(pairs, *layer) for layer in pairwise((*ATTENTION_UNITS, 1))]
             return [*attention, *_mlp(batch, 5 * dim, (*case.hidden_units, 1))]
         width = len(case.id_sizes) * dim + case.numbers
