@@ -159,3 +159,16 @@ def test_buckets_survive_their_file(tmp_path):
     loaded = load_ids(tmp_path / "new", "user")
     assert isinstance(loaded, Buckets)
     assert loaded.count == 12
+
+
+@pytest.mark.parametrize("far", [[], [10**15]], ids=["by a table", "by a search"])
+def test_whole_numbers_are_found_whether_or_not_they_lie_close_together(far):
+    vocabulary = Vocabulary(pa.array([7, -3, 5, 0, *far], pa.int64()))
+    assert (vocabulary._table is None) == bool(far)
+    asked = [5, -3, None, 0, 6, -4, 8, 7, 2**63 - 1, -(2**63)]
+    expected = [3, 2, 0, 4, 0, 0, 0, 1, 0, 0]
+    assert vocabulary.encode(pa.array(asked, pa.int64())).tolist() == expected
+    assert vocabulary.encode(pa.array([5, 7], pa.int64())).tolist() == [3, 1]
+    assert vocabulary.encode(pa.array([], pa.int64())).tolist() == []
+    assert vocabulary.encode(pa.array(["5", "x", "-3", None])).tolist() == [3, 0, 2, 0]
+    assert vocabulary.encode(pa.array(asked * 5)).dtype == np.int32

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from finerank.data import loader as module
 from finerank.data.examples import Examples
-from finerank.data.loader import Loader, made_ahead
+from finerank.data.loader import Loader
 from finerank.data.schema import Feature, Schema
 
 SCHEMA = Schema((Feature("row", "item", "number", "log", "row", 1),), (), ("click",))
@@ -96,43 +96,6 @@ def test_a_large_set_is_shuffled_block_by_block(monkeypatch):
         assert batch != sorted(batch)
     neighbours = [{row // 10 for row in batch} for batch in first + second]
     assert max(max(each) - min(each) for each in neighbours) > 50
-
-
-def test_batches_are_made_ahead_in_order_and_no_further():
-    made = []
-
-    def numbers():
-        for number in range(1, 8):
-            made.append(number)
-            yield number
-
-    ahead = made_ahead(numbers())
-    assert next(ahead) == 1
-    ahead.close()  # waits for what is begun
-    assert made == [1, 2, 3]
-    assert list(made_ahead(iter(range(1, 8)))) == list(range(1, 8))
-
-
-def test_an_error_in_a_batch_is_raised_where_it_is_used():
-    def numbers():
-        yield 1
-        raise ValueError("of the second")
-
-    ahead = made_ahead(numbers())
-    assert next(ahead) == 1
-    with pytest.raises(ValueError, match="of the second"):
-        next(ahead)
-
-
-def test_torch_has_one_thread_where_batches_are_made_and_as_many_as_before_elsewhere():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        made = made_ahead(torch.get_num_threads() for _ in range(4))
-        assert list(made) == [1] * 4
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_one_batch_needs_no_thread():

@@ -5,7 +5,8 @@ import torch
 
 from finerank.nn import host
 from finerank.nn.jagged import expand_ranges, is_one_each
-from finerank.nn.pairs import pair_linear, pairs_of, weighted_steps
+from finerank.nn.pair_linear import pair_linear
+from finerank.nn.pairs import pairs_of, weighted_steps
 from finerank.nn.tables import EmbeddingTables, gather
 
 ROWS = torch.tensor([8, 3, 3, 0, 8, 5, 8])

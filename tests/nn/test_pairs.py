@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from finerank.nn import pairs as pairs_module
+from finerank.nn import long_pairs
+from finerank.nn import pair_linear as linear_module
 from finerank.nn.jagged import pair_steps
-from finerank.nn.pairs import pair_linear, pairs_of, weighted_steps
+from finerank.nn.pair_linear import pair_linear
+from finerank.nn.pairs import pairs_of, weighted_steps
 
 DIM, STEP_DIM, HIDDEN = 2, 3, 4
 
@@ -16,7 +18,7 @@ DIM, STEP_DIM, HIDDEN = 2, 3, 4
 @pytest.fixture(params=[1, 8, 2**20], autouse=True)
 def _part(request, monkeypatch):
     """All pairs at once, or candidate by candidate, or something between."""
-    monkeypatch.setattr(pairs_module, "_PART", request.param)
+    monkeypatch.setattr(linear_module, "_PART", request.param)
 
 
 @pytest.fixture(params=["several a request", "one a request", "one a request, swapped"])
@@ -65,8 +67,8 @@ def test_pair_linear(case):
 @pytest.fixture
 def long(monkeypatch):
     """Three steps are a long history, and two candidates are worked on together."""
-    monkeypatch.setattr(pairs_module, "_LONG", 3)
-    monkeypatch.setattr(pairs_module, "_BLOCK", 2)
+    monkeypatch.setattr(linear_module, "_LONG", 3)
+    monkeypatch.setattr(long_pairs, "_BLOCK", 2)
 
 
 @pytest.mark.usefixtures("long")
@@ -85,13 +87,13 @@ def long(monkeypatch):
 @pytest.mark.parametrize("step_dim", [DIM, STEP_DIM])
 def test_pair_linear_of_long_histories_of_one_length(lengths, own, step_dim, monkeypatch):
     by_matrices = []
-    first_long = pairs_module._first_long
+    first_long = linear_module._first_long
 
     def noted(pairs):
         by_matrices.append(len(lengths) - first_long(pairs))
         return first_long(pairs)
 
-    monkeypatch.setattr(pairs_module, "_first_long", noted)
+    monkeypatch.setattr(linear_module, "_first_long", noted)
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     c, h, weight, bias = given = [
         torch.randn(shape, dtype=torch.float64, requires_grad=True)
@@ -117,9 +119,9 @@ def test_short_products_are_not_made_with_matrices_of_candidates():
     values = torch.randn(128, 128, requires_grad=True)
     given = torch.randn(2, 128), values, torch.randn(80, 384), torch.randn(80)
     pairs = pairs_of(offsets, torch.arange(2))
-    assert "OwnLinear" in pair_linear(*given, pairs).grad_fn.name()
+    assert "LongPairLinear" in pair_linear(*given, pairs).grad_fn.name()
     with torch.autocast("cpu", torch.bfloat16):
-        assert "PairLinear" in pair_linear(*given, pairs).grad_fn.name()
+        assert "LongPairLinear" not in pair_linear(*given, pairs).grad_fn.name()
 
 
 def test_weighted_steps(case):

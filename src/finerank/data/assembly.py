@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finerank.data.ahead import made_ahead
 from finerank.data.doubts import doubts_of_labels, doubts_of_tables, doubts_of_times
 from finerank.data.engine import even_pieces
 from finerank.data.entity_rows import select_entities
 from finerank.data.entity_writer import write_entities
 from finerank.data.list_columns import list_columns
-from finerank.data.loader import made_ahead
 from finerank.data.repeats import Repeats
 from finerank.settings import SPLITS
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
+
+from finerank.data.ahead import made_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +16,8 @@ if TYPE_CHECKING:
     from finerank.data.batch import Batch
     from finerank.data.placement import PlacedSet
 
-T = TypeVar("T")
-
 _BLOCK = 1024  # requests that lie side by side on disk and are read together
 _BLOCKS_AT_A_TIME = 1024  # that are mixed with each other
-_AHEAD = 2  # batches made before they are asked for
 
 
 class Loader:
@@ -99,25 +96,3 @@ class Loader:
             yield from full
         if len(begun):
             yield begun
-
-
-def made_ahead(items: Iterator[T], *, ahead: int = _AHEAD) -> Iterator[T]:
-    """The same items, none of them None, made by a thread while those before them are used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
-        threads = torch.get_num_threads()
-        maker.submit(_compute_alone).result()
-        torch.set_num_threads(threads)  # for this thread: the setting is the last one's
-        ready = deque(maker.submit(next, items, None) for _ in range(ahead))
-        while (item := ready.popleft().result()) is not None:
-            ready.append(maker.submit(next, items, None))
-            yield item
-
-
-def _compute_alone() -> None:
-    """Let torch compute in this thread only, for as long as the thread lives.
-
-    Else it would start a team of threads for it, and with two teams on the same cores those of the
-    training step are kept waiting for each other: a DIN's step on two cores takes a quarter longer.
-    """
-    torch.set_num_threads(1)
-    torch.get_num_threads()  # what it finds at its first use in a thread stays

@@ -13,7 +13,8 @@ from finerank.nn.activations import ActivationName
 from finerank.nn.jagged import segment_softmax
 from finerank.nn.linear import Linear
 from finerank.nn.mlp import MLP
-from finerank.nn.pairs import Pairs, pair_linear, pairs_of, weighted_steps
+from finerank.nn.pair_linear import pair_linear
+from finerank.nn.pairs import Pairs, pairs_of, weighted_steps
 
 
 class TargetAttention(nn.Module):
