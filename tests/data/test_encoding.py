@@ -168,7 +168,7 @@ def test_whole_numbers_are_found_whether_or_not_they_lie_close_together(far):
     asked = [5, -3, None, 0, 6, -4, 8, 7, 2**63 - 1, -(2**63)]
     expected = [3, 2, 0, 4, 0, 0, 0, 1, 0, 0]
     assert vocabulary.encode(pa.array(asked, pa.int64())).tolist() == expected
-    assert vocabulary.encode(pa.array([5, 7], pa.int64())).tolist() == [3, 1]
+    assert vocabulary.encode(pa.array(asked, pa.int64()).slice(1, 4)).tolist() == expected[1:5]
     assert vocabulary.encode(pa.array([], pa.int64())).tolist() == []
     assert vocabulary.encode(pa.array(["5", "x", "-3", None])).tolist() == [3, 0, 2, 0]
     assert vocabulary.encode(pa.array(asked * 5)).dtype == np.int32

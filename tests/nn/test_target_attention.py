@@ -228,7 +228,7 @@ def test_in_short_numbers_batches_of_near_sizes_share_their_products(short_produ
 
 
 def test_narrow_attention_stays_float32(histories):
-    attention = TargetAttention(DIM).eval()
+    attention = TargetAttention(DIM, hidden_units=(40, 20)).eval()
     candidate, values = torch.randn(6, DIM), torch.randn(histories.num_steps, DIM)
     expected = attention(candidate, values, *histories)
     with torch.autocast("cpu", torch.bfloat16):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -55,11 +56,14 @@ class Vocabulary:
     def __init__(self, values: pa.Array) -> None:
         self.values = canonical(values)
         self._id_of: dict[object, int] | None = None
-        self._table = _Table.of(self.values)
 
     def __len__(self) -> int:
         """How many rows an embedding table needs: the values and the unknown row."""
         return len(self.values) + 1
+
+    @cached_property
+    def _table(self) -> _Table | None:
+        return _Table.of(self.values)
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``(rows,)`` int32 of raw values; 0 for null or never seen."""
@@ -120,21 +124,29 @@ class _Table:
         """That of a vocabulary's values, where they are whole numbers that lie close together."""
         if not pa.types.is_int64(values.type) or len(values) == 0:
             return None
-        numbers = values.to_numpy()
+        numbers = _numbers(values)
         low, high = int(numbers.min()), int(numbers.max())
         return cls(numbers, low, high) if high - low < _SPARSEST * len(numbers) else None
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``(rows,)`` int32 of int64 values; 0 for null or never seen."""
-        numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        numbers = _numbers(values)
         known = (numbers >= self.low) & (numbers <= self.high)
         if values.null_count:
-            known &= values.is_valid().to_numpy(zero_copy_only=False)
+            known &= np.from_dlpack(values.is_valid().cast(pa.int8())) == 1
         if known.all():
             return self._ids.take(numbers - self.low)
         ids = np.full(len(numbers), UNKNOWN, dtype=np.int32)
         ids[known] = self._ids.take(numbers[known] - self.low)
         return ids
+
+
+def _numbers(values: pa.Array) -> np.ndarray:
+    """Int64 values, any number for null; Arrow's own way would load pandas."""
+    buffers = [None, values.buffers()[1]]
+    return np.from_dlpack(
+        pa.Array.from_buffers(pa.int64(), len(values), buffers, offset=values.offset)
+    )
 
 
 class Buckets:
