@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finerank.data.batch import Batch, Steps
 from finerank.data.schema import Feature, History, Schema
 from finerank.models.registry import build
+from finerank.nn.pair_linear import pair_linear
+from finerank.nn.pairs import pairs_of
 from finerank.settings import ModelSettings, TrainingSettings
 from finerank.training.loss import WeightedSum, task_losses
 from finerank.training.optimizers import Optimizers
@@ -149,3 +151,14 @@ def test_a_step_does_no_more_than_it_did(name):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_step_does_the_same_however_large_the_tables(name):
     assert work_of(name, size=100) == work_of(name, size=10_000)
+
+
+def test_long_histories_of_one_length_take_one_product_a_pair_forward_and_two_backward():
+    count, steps, dim, width = 64, 50, 32, 16
+    shapes = (count, dim), (count * steps, dim), (width, 3 * dim), (width,)
+    given = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    pairs = pairs_of(torch.arange(0, count * steps + 1, steps), torch.arange(count))
+    with Counter() as counter:
+        pair_linear(*given, pairs).sum().backward()
+    of_pairs = 3 * 2 * count * steps * dim * width
+    assert of_pairs < counter.flops < 1.05 * of_pairs
