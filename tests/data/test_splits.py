@@ -1,5 +1,7 @@
 from collections import Counter
+from hashlib import md5
 
+import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +10,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from finerank.data.prepare import prepare
+from finerank.data.splits import drawn
 from finerank.errors import FinerankError
 from finerank.recipe import Recipe
 from finerank.settings import SPLITS
@@ -178,3 +181,11 @@ def test_shares_of_a_log_of_many_row_groups(tmp_path):
     for attempt in range(3):
         report = prepare(recipe, tmp_path / str(attempt)).manifest["report"]
         assert report["rows"] == {"train": 280_000, "valid": 40_000, "test": 80_000}
+
+
+def test_a_draw_follows_from_the_content_of_a_row_not_from_its_use():
+    users = list(range(40))
+    rows = ibis.memtable(pa.table({"user": users, "no_example": [u % 2 == 0 for u in users]}))
+    found = rows.select("user", drawn=drawn(rows, 0.5, "3")).to_pyarrow().to_pylist()
+    expected = {user: md5(f"3|{user}|".encode()).hexdigest() < "8" for user in users}
+    assert {row["user"]: row["drawn"] for row in found} == expected
