@@ -55,7 +55,6 @@ class Vocabulary:
 
     def __init__(self, values: pa.Array) -> None:
         self.values = canonical(values)
-        self._id_of: dict[object, int] | None = None
 
     def __len__(self) -> int:
         """How many rows an embedding table needs: the values and the unknown row."""
@@ -65,14 +64,16 @@ class Vocabulary:
     def _table(self) -> _Table | None:
         return _Table.of(self.values)
 
+    @cached_property
+    def _id_of(self) -> dict[object, int]:
+        return {value: i for i, value in enumerate(self.values.to_pylist(), start=1)}
+
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``(rows,)`` int32 of raw values; 0 for null or never seen."""
         values = self._in_my_type(canonical(values))
         if self._table is not None:
             return self._table.encode(values)
         if len(values) * _DICT_PAYS_BELOW < len(self.values):
-            if self._id_of is None:
-                self._id_of = {v: i for i, v in enumerate(self.values.to_pylist(), start=1)}
             get = self._id_of.get
             ids = [get(value, UNKNOWN) for value in values.to_pylist()]
             return np.array(ids, dtype=np.int32)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finerank.nn import host
-from finerank.nn.jagged import sum_segments
+from finerank.nn.jagged import lengths_of, sum_segments
 from finerank.nn.long_pairs import long_pair_linear
 from finerank.nn.pairs import Pairs
 from finerank.nn.products import cut, even, pays, short_dtype
@@ -69,7 +69,7 @@ def _pair_linear(
     start = int(pairs.offsets[first])
     few, long = candidate.split([first, count - first])
     of_few, of_long = values.split([start, len(values) - start])
-    few_pairs = Pairs(None, pairs.candidate[:start], pairs.offsets[: first + 1], first)
+    few_pairs = Pairs(None, pairs.candidate[:start], pairs.offsets[: first + 1])
     return torch.cat(
         [
             _any_pair_linear(few, of_few, weight, bias, few_pairs, None),
@@ -86,9 +86,8 @@ def _any_pair_linear(
     pairs: Pairs,
     short: torch.dtype | None,
 ) -> Tensor:
-    step, of_pair, offsets, _ = pairs
     hidden: Tensor = _PairLinear.apply(  # type: ignore[no-untyped-call]
-        candidate, values, weight, bias, step, of_pair, offsets, short
+        candidate, values, weight, bias, *pairs, short
     )
     return hidden
 
@@ -96,11 +95,15 @@ def _any_pair_linear(
 def _first_long(pairs: Pairs) -> int:
     """The first candidate of those at the end whose histories are of one length, a long one."""
     count = len(pairs.offsets) - 1
-    if pairs.even == count:
+    if pairs.step is not None or count == 0:  # a device, which would have to be asked, has steps
         return count
-    length = int(pairs.offsets[-1] - pairs.offsets[-2])
-    enough = (count - pairs.even) * length >= _FEWEST * len(pairs.candidate)
-    return pairs.even if length >= _LONG and enough else count
+    lengths = lengths_of(pairs.offsets)  # (B,)
+    if (length := int(lengths[-1])) < _LONG:
+        return count
+    others = (lengths != length).nonzero()
+    first = int(others[-1]) + 1 if len(others) else 0
+    enough = (count - first) * length >= _FEWEST * len(pairs.candidate)
+    return first if enough else count
 
 
 class _Part(NamedTuple):

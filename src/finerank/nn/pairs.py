@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from finerank.nn.jagged import is_one_each, lengths_of, pair_steps, row_of_value
+from finerank.nn.jagged import is_one_each, pair_steps, row_of_value
 
 
 class Pairs(NamedTuple):
@@ -20,14 +20,11 @@ class Pairs(NamedTuple):
         step: ``(P,)``; None where the pairs are the steps, every request having one candidate.
         candidate: ``(P,)``, ascending.
         offsets: where each candidate's pairs begin and end ``(B + 1,)``.
-        even: from which candidate on all have as many pairs as the last one, where the pairs are
-            the steps; ``B`` on a device, which would have to be asked.
     """
 
     step: Tensor | None
     candidate: Tensor
     offsets: Tensor
-    even: int
 
 
 def pairs_of(
@@ -41,17 +38,9 @@ def pairs_of(
         num_pairs: How many there are ``P``, where it is known; else a device is waited for.
     """
     if is_one_each(request_of_candidate, offsets.shape[0] - 1):
-        return Pairs(None, row_of_value(offsets, int(offsets[-1])), offsets, _even_from(offsets))
+        return Pairs(None, row_of_value(offsets, int(offsets[-1])), offsets)
     step, pair_offsets = pair_steps(offsets, request_of_candidate, num_pairs=num_pairs)
-    rows = row_of_value(pair_offsets, step.shape[0])
-    return Pairs(step, rows, pair_offsets, len(pair_offsets) - 1)
-
-
-def _even_from(offsets: Tensor) -> int:
-    """The first row from which on all are as long as the last."""
-    lengths = lengths_of(offsets)
-    others = (lengths != lengths[-1:]).nonzero()
-    return int(others[-1]) + 1 if len(others) else 0
+    return Pairs(step, row_of_value(pair_offsets, step.shape[0]), pair_offsets)
 
 
 def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
@@ -63,7 +52,7 @@ def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
         pairs: Of the candidates and the steps.
     """
     sums: Tensor = _WeightedSteps.apply(  # type: ignore[no-untyped-call]
-        weights, values, *pairs[:3]
+        weights, values, *pairs
     )
     return sums
 
