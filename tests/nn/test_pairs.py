@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from finerank.nn import long_pairs
 from finerank.nn import pair_linear as linear_module
 from finerank.nn.jagged import pair_steps
 from finerank.nn.pair_linear import pair_linear
@@ -62,66 +61,6 @@ def test_pair_linear(case):
     without_bias = {**given, "bias": None}
     expected = expected - given["bias"]
     torch.testing.assert_close(pair_linear(*without_bias.values(), pairs), expected)
-
-
-@pytest.fixture
-def long(monkeypatch):
-    """Three steps are a long history, and two candidates are worked on together."""
-    monkeypatch.setattr(linear_module, "_LONG", 3)
-    monkeypatch.setattr(long_pairs, "_BLOCK", 2)
-
-
-@pytest.mark.usefixtures("long")
-@pytest.mark.parametrize(
-    ("lengths", "own"),
-    [
-        ([3] * 5, 5),
-        ([0, 4, 1, 3, 3, 3], 3),
-        ([0, 0, 4], 1),
-        ([3, 2], 0),
-        ([5, 5, 3], 0),
-        ([3, 3, 0], 0),
-        ([0], 0),
-    ],
-)
-@pytest.mark.parametrize("step_dim", [DIM, STEP_DIM])
-def test_pair_linear_of_long_histories_of_one_length(lengths, own, step_dim, monkeypatch):
-    by_matrices = []
-    first_long = linear_module._first_long
-
-    def noted(pairs):
-        by_matrices.append(len(lengths) - first_long(pairs))
-        return first_long(pairs)
-
-    monkeypatch.setattr(linear_module, "_first_long", noted)
-    offsets = torch.tensor([0, *lengths]).cumsum(0)
-    c, h, weight, bias = given = [
-        torch.randn(shape, dtype=torch.float64, requires_grad=True)
-        for shape in [
-            (len(lengths), DIM),
-            (sum(lengths), step_dim),
-            (HIDDEN, 2 * DIM + step_dim),
-            (HIDDEN,),
-        ]
-    ]
-    pairs = pairs_of(offsets, torch.arange(len(lengths)))
-    c = c.repeat_interleave(torch.tensor(lengths), dim=0)
-    expected = torch.cat([c, h, c * h[:, :DIM]], dim=1) @ weight.t()
-    torch.testing.assert_close(pair_linear(*given, pairs), expected + bias)
-    torch.testing.assert_close(pair_linear(*given[:3], None, pairs), expected)
-    assert gradcheck(lambda *each: pair_linear(*each, pairs), tuple(given))
-    assert by_matrices[0] == own
-
-
-@pytest.mark.usefixtures("long")
-def test_short_products_are_not_made_with_matrices_of_candidates():
-    offsets = torch.tensor([0, 64, 128])
-    values = torch.randn(128, 128, requires_grad=True)
-    given = torch.randn(2, 128), values, torch.randn(80, 384), torch.randn(80)
-    pairs = pairs_of(offsets, torch.arange(2))
-    assert "LongPairLinear" in pair_linear(*given, pairs).grad_fn.name()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert "LongPairLinear" not in pair_linear(*given, pairs).grad_fn.name()
 
 
 def test_weighted_steps(case):

@@ -3,11 +3,10 @@
 Shape letters: ``R`` requests, ``B`` candidates, ``Wr`` and ``Wc`` their widths, ``H`` outputs.
 """
 
-import torch
 from torch import Tensor, nn
 
 from finerank.nn.jagged import spread
-from finerank.nn.products import linear, short_dtype
+from finerank.nn.products import linear
 
 
 class Linear(nn.Linear):
@@ -43,6 +42,4 @@ def split_linear(
     request_weight, candidate_weight = layer.weight.tensor_split([request.shape[1]], dim=1)
     of_request = linear(request, request_weight, layer.bias)  # (R, H)
     of_candidates = spread(of_request, request_of_candidate)  # (B, H)
-    if short_dtype(candidate) is not None:
-        return of_candidates + linear(candidate, candidate_weight)
-    return torch.addmm(of_candidates, candidate, candidate_weight.t())
+    return of_candidates + linear(candidate, candidate_weight)

@@ -16,14 +16,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finerank.nn import host
-from finerank.nn.jagged import lengths_of, sum_segments
-from finerank.nn.long_pairs import long_pair_linear
+from finerank.nn.jagged import sum_segments
 from finerank.nn.pairs import Pairs
-from finerank.nn.products import cut, even, pays, short_dtype
+from finerank.nn.products import cut, even, pays, product, product_of_rows, short_dtype
 
 _PART = 2**20  # numbers in the vectors of pairs that are worked on together: 4 MiB
-_LONG = 16  # steps from which a matrix for each candidate pays
-_FEWEST = 1 / 4  # of all pairs, for which they are divided
 
 
 def pair_linear(
@@ -59,51 +56,10 @@ def _pair_linear(
     pairs: Pairs,
     short: torch.dtype | None,
 ) -> Tensor:
-    """Where histories at the end are long and of one length, by a matrix for each candidate."""
-    count = len(candidate)
-    first = _first_long(pairs) if short is None else count  # no faster where products are short
-    if first == count:
-        return _any_pair_linear(candidate, values, weight, bias, pairs, short)
-    if first == 0:
-        return long_pair_linear(candidate, values, weight, bias)
-    start = int(pairs.offsets[first])
-    few, long = candidate.split([first, count - first])
-    of_few, of_long = values.split([start, len(values) - start])
-    few_pairs = Pairs(None, pairs.candidate[:start], pairs.offsets[: first + 1])
-    return torch.cat(
-        [
-            _any_pair_linear(few, of_few, weight, bias, few_pairs, None),
-            long_pair_linear(long, of_long, weight, bias),
-        ]
-    )
-
-
-def _any_pair_linear(
-    candidate: Tensor,
-    values: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    pairs: Pairs,
-    short: torch.dtype | None,
-) -> Tensor:
     hidden: Tensor = _PairLinear.apply(  # type: ignore[no-untyped-call]
         candidate, values, weight, bias, *pairs, short
     )
     return hidden
-
-
-def _first_long(pairs: Pairs) -> int:
-    """The first candidate of those at the end whose histories are of one length, a long one."""
-    count = len(pairs.offsets) - 1
-    if pairs.step is not None or count == 0:  # a device, which would have to be asked, has steps
-        return count
-    lengths = lengths_of(pairs.offsets)  # (B,)
-    if (length := int(lengths[-1])) < _LONG:
-        return count
-    others = (lengths != length).nonzero()
-    first = int(others[-1]) + 1 if len(others) else 0
-    enough = (count - first) * length >= _FEWEST * len(pairs.candidate)
-    return first if enough else count
 
 
 class _Part(NamedTuple):
@@ -136,17 +92,31 @@ def _parts(offsets: Tensor, num_pairs: int, width: int) -> Iterator[_Part]:
         yield _Part(slice(start, end), slice(first, after), of_part)
 
 
-def _steps_of(values: Tensor, step: Tensor | None, pairs: slice) -> Tensor:
-    """The step of each pair of a part."""
-    return values[pairs] if step is None else values.index_select(0, step[pairs])
+class _Vectors:
+    """What a product reads of each pair: the product of candidate and step ``(P, D)``.
 
+    Before it the step itself where each step has one pair: ``(P, S + D)``.
+    """
 
-def _add_product(out: Tensor, x: Tensor, y: Tensor) -> None:
-    """Add a matrix product to what may be of a longer type."""
-    if out.dtype == x.dtype:
-        out.addmm_(x, y)
-    else:
-        out += x @ y
+    def __init__(
+        self, candidate: Tensor, values: Tensor, step: Tensor | None, candidate_of_pair: Tensor
+    ) -> None:
+        self.candidate, self.values, self.step = candidate, values, step
+        self.candidate_of_pair = candidate_of_pair
+        self.start = values.shape[1] if step is None else 0  # of the product
+        self.width = self.start + candidate.shape[1]
+
+    def of(self, pairs: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of a part, and its candidates and steps, as wide as each other ``(P, D)``."""
+        candidates = self.candidate.index_select(0, self.candidate_of_pair[pairs])
+        shared = self.values[:, : self.candidate.shape[1]]
+        if self.step is not None:
+            steps = shared.index_select(0, self.step[pairs])
+            return candidates * steps, candidates, steps
+        vectors = candidates.new_empty(len(candidates), self.width)
+        vectors[:, : self.start].copy_(self.values[pairs])
+        torch.mul(candidates, shared[pairs], out=vectors[:, self.start :])
+        return vectors, candidates, shared[pairs]
 
 
 class _PairLinear(torch.autograd.Function):
@@ -172,20 +142,18 @@ class _PairLinear(torch.autograd.Function):
         step = None if step is None else even(step, short)
         weight = weight if short is None else weight.to(short)
         ctx.save_for_backward(candidate, values, weight, step, candidate_of_pair, offsets)
-        dim = candidate.shape[1]
-        of_candidate, of_step, of_product = weight.tensor_split([dim, dim + values.shape[1]], 1)
-        by_candidate = (candidate @ of_candidate.t()).to(dtype)  # (B, H)
+        vectors = _Vectors(candidate, values, step, candidate_of_pair)
+        of_candidate, of_step, of_pair = _weights(weight, vectors)
+        by_candidate = product(candidate, of_candidate).to(dtype)  # (B, H)
         if bias is not None:
             by_candidate += bias
-        hidden = by_candidate.index_select(0, candidate_of_pair)  # (P, H)
-        if step is None:
-            _add_product(hidden, values, of_step.t())
-        else:
-            hidden += (values @ of_step.t()).index_select(0, step)
-        for part in _parts(offsets, len(hidden), dim):
-            crossed = candidate.index_select(0, candidate_of_pair[part.pairs])
-            crossed.mul_(_steps_of(values[:, :dim], step, part.pairs))
-            _add_product(hidden[part.pairs], crossed, of_product.t())
+        by_step = None if step is None else product(values, of_step).to(dtype)  # (N, H)
+        hidden = by_candidate.new_empty(len(candidate_of_pair), len(weight))  # (P, H)
+        for part in _parts(offsets, len(hidden), vectors.width):
+            of_part = by_candidate.index_select(0, candidate_of_pair[part.pairs])
+            if step is not None and by_step is not None:
+                of_part += by_step.index_select(0, step[part.pairs])
+            torch.add(of_part, product(vectors.of(part.pairs)[0], of_pair), out=hidden[part.pairs])
         return cut(hidden, num_pairs)
 
     @staticmethod
@@ -193,32 +161,48 @@ class _PairLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         candidate, values, weight, step, candidate_of_pair, offsets = ctx.saved_tensors
         dim, dtype = candidate.shape[1], gradient.dtype
-        of_candidate, of_step, of_product = weight.tensor_split([dim, dim + values.shape[1]], 1)
+        vectors = _Vectors(candidate, values, step, candidate_of_pair)
+        of_candidate, of_step, of_pair = _weights(weight, vectors)
         num_candidates, num_steps = ctx.rows
         gradient = gradient.contiguous()
         sums = sum_segments(gradient, offsets)  # (B, H)
         d_bias = sums.sum(dim=0) if ctx.has_bias else None
         by_candidate, by_pair = even(sums, ctx.short), even(gradient, ctx.short)  # (P, H)
-        by_step = by_pair  # (N, H)
-        if step is not None:
+        d_candidate = product(by_candidate, of_candidate.t()).to(dtype)  # (B, D)
+        d_of_candidate = product_of_rows(by_candidate, candidate)  # (H, D)
+        if step is None:
+            d_of_step = gradient.new_empty(len(weight), 0)
+            d_values = gradient.new_empty(values.shape)  # (N, S)
+        else:
             by_step = gradient.new_zeros(num_steps, gradient.shape[1])
             by_step.index_add_(0, step[: len(gradient)], gradient)
-            by_step = even(by_step, ctx.short)
-        d_candidate = (by_candidate @ of_candidate).to(dtype)  # (B, D)
-        d_values = (by_step @ of_step).to(dtype)  # (N, S)
-        d_of_product = gradient.new_zeros(of_product.shape)  # (H, D)
-        for part in _parts(offsets, len(by_pair), dim):
-            of_candidates = candidate.index_select(0, candidate_of_pair[part.pairs])
-            of_steps = _steps_of(values[:, :dim], step, part.pairs)
-            d_crossed = by_pair[part.pairs] @ of_product
+            by_step = even(by_step, ctx.short)  # (N, H)
+            d_of_step = product_of_rows(by_step, values)  # (H, S)
+            d_values = product(by_step, of_step.t()).to(dtype)  # (N, S)
+        d_of_pair = gradient.new_zeros(of_pair.shape)
+        for part in _parts(offsets, len(by_pair), vectors.width):
+            of_part, candidates, steps = vectors.of(part.pairs)
+            of_pairs = by_pair[part.pairs]
+            d_vectors = product(of_pairs, of_pair.t())
+            d_of_pair += product_of_rows(of_pairs, of_part)
+            d_crossed = d_vectors[:, vectors.start :]
             if step is None:
-                d_values[part.pairs, :dim].addcmul_(of_candidates, d_crossed)
+                of_steps, own = d_values[part.pairs].tensor_split([dim], dim=1)
+                torch.addcmul(d_vectors[:, :dim], candidates, d_crossed, out=of_steps)
+                own.copy_(d_vectors[:, dim : vectors.start])
             else:
-                d_steps = (of_candidates * d_crossed).to(dtype)
+                d_steps = (candidates * d_crossed).to(dtype)
                 d_values[:, :dim].index_add_(0, step[part.pairs], d_steps)
-            _add_product(d_of_product, by_pair[part.pairs].t(), of_candidates.mul_(of_steps))
-            d_candidate[part.candidates] += sum_segments(d_crossed.mul_(of_steps), part.ends)
-        d_weight = torch.cat([by_candidate.t() @ candidate, by_step.t() @ values], dim=1)
-        d_weight = torch.cat([d_weight.to(dtype), d_of_product], dim=1)
+            d_candidates = torch.mul(d_crossed, steps, out=candidates)
+            d_candidate[part.candidates] += sum_segments(d_candidates, part.ends)
+        d_weight = torch.cat([d_of_candidate.to(dtype), d_of_step.to(dtype), d_of_pair], dim=1)
         d_candidate, d_values = cut(d_candidate, num_candidates), cut(d_values, num_steps)
         return d_candidate, d_values, d_weight, d_bias, *[None] * 4
+
+
+def _weights(weight: Tensor, vectors: _Vectors) -> tuple[Tensor, Tensor, Tensor]:
+    """The columns for the candidate, for the step and for what is read of a pair, each whole."""
+    dim = vectors.candidate.shape[1]
+    of_candidate, of_step, of_product = weight.tensor_split([dim, weight.shape[1] - dim], 1)
+    of_pair = weight[:, dim:] if vectors.step is None else of_product
+    return of_candidate.contiguous(), of_step.contiguous(), of_pair.contiguous()

@@ -1,20 +1,22 @@
-"""Matrix products in short numbers, on a CPU, of batches that differ in size.
+"""Matrix products of batches that differ in size, on a CPU as fast as torch can make them.
 
-There oneDNN makes a kernel for each new number of rows, in the time of several products, and keeps
-it. So a number of rows is rounded up to one that comes again, and the rows behind are zeros. Narrow
-products stay in float32. Without autocast, and on other devices, nothing of this happens.
+Under autocast they are of short numbers, with rows in numbers that come again (see
+`finerank.nn.onednn`); narrow ones stay in float32. In float32 they are left to the library that is
+the fastest on this processor. On other devices nothing of this happens.
 
 Shape letters: ``B`` rows, ``I`` inputs, ``O`` outputs.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from finerank.nn import host
+from finerank.nn import host, onednn
 
 _WORTH = 25  # operations for each number that a product reads or writes
-_DIGITS = 5  # binary ones, of a number of rows: 16 numbers between each power of two and the next
 
 
 def short_dtype(x: Tensor) -> torch.dtype | None:
@@ -34,7 +36,7 @@ def padded(x: Tensor) -> Tensor:
 
     What is computed of them is to be `cut`.
     """
-    dtype, size = short_dtype(x), _rounded_up(x.shape[0])
+    dtype, size = short_dtype(x), onednn.rounded_up(x.shape[0])
     if dtype is None or size == x.shape[0]:
         return x
     return functional.pad(x.to(dtype), (0, 0) * (x.ndim - 1) + (0, size - x.shape[0]))
@@ -50,8 +52,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if short_dtype(x) is not None and not pays(*weight.shape):
         with torch.autocast("cpu", enabled=False):
-            return functional.linear(x.to(weight.dtype), weight, bias)
-    return cut(functional.linear(padded(x), weight, bias), x.shape[0])
+            return _long_linear(x.to(weight.dtype), weight, bias)
+    if short_dtype(x) is not None:
+        return cut(functional.linear(padded(x), weight, bias), x.shape[0])
+    return _long_linear(x, weight, bias)
 
 
 def bmm(x: Tensor, y: Tensor) -> Tensor:
@@ -62,6 +66,26 @@ def bmm(x: Tensor, y: Tensor) -> Tensor:
         y: ``(B, I, O)``.
     """
     return cut(torch.bmm(padded(x), padded(y)), x.shape[0])
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``x W^T`` ``(B, O)`` in the type that both are of, without a gradient.
+
+    Args:
+        x: ``(B, I)``.
+        weight: ``(O, I)``.
+    """
+    return onednn.product(x, weight) if onednn.multiplies(x, len(weight)) else x @ weight.t()
+
+
+def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
+    """Return ``x^T y`` ``(I, O)`` in the type that both are of, without a gradient.
+
+    Args:
+        x: ``(B, I)``.
+        y: ``(B, O)``.
+    """
+    return onednn.product_of_rows(x, y) if onednn.multiplies(x, y.shape[1]) else x.t() @ y
 
 
 def cut(x: Tensor, rows: int) -> Tensor:
@@ -76,14 +100,39 @@ def even(x: Tensor, short: torch.dtype | None) -> Tensor:
     """
     if short is None:
         return x
-    size, dtype = _rounded_up(x.shape[0]), short if x.is_floating_point() else x.dtype
+    size, dtype = onednn.rounded_up(x.shape[0]), short if x.is_floating_point() else x.dtype
     rows = x.new_empty(size, *x.shape[1:], dtype=dtype)
     rows[: x.shape[0]].copy_(x)
     rows[x.shape[0] :].zero_()
     return rows
 
 
-def _rounded_up(rows: int) -> int:
-    """The next number of rows with few binary digits before its zeros."""
-    unit = 1 << max(0, rows.bit_length() - _DIGITS)
-    return -(-rows // unit) * unit
+def _long_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not onednn.multiplies(x, len(weight)):
+        return functional.linear(x, weight, bias)
+    output: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(x, weight)
+        return onednn.product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        return (
+            product(gradient, weight.t()) if needs_x else None,
+            product_of_rows(gradient, x) if needs_weight else None,
+            gradient.sum(dim=0) if ctx.has_bias else None,
+        )
