@@ -7,10 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from finerank.nn import pair_mlp
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def without_compiled(monkeypatch) -> None:
+    """As where there are no compiled functions."""
+    monkeypatch.setattr(pair_mlp, "library", lambda: None)
 
 
 class Histories(NamedTuple):

@@ -190,6 +190,7 @@ def test_trains_under_autocast(histories):
     assert all(p.grad.isfinite().all() for p in attention.parameters())
 
 
+@pytest.mark.usefixtures("without_compiled")
 @pytest.mark.parametrize("one_each", [True, False])
 def test_in_short_numbers_it_differs_by_their_rounding(one_each):
     torch.manual_seed(0)
@@ -211,6 +212,7 @@ def test_in_short_numbers_it_differs_by_their_rounding(one_each):
         assert (short - full).norm() < 0.05 * full.norm()
 
 
+@pytest.mark.usefixtures("without_compiled")
 def test_in_short_numbers_batches_of_near_sizes_share_their_products(short_products):
     attention, found = TargetAttention(64, hidden_units=(80, 70)), []
     for extra in (0, 5, 17):  # 20 requests, 60 candidates, up to 1088 pairs
@@ -227,6 +229,7 @@ def test_in_short_numbers_batches_of_near_sizes_share_their_products(short_produ
     assert len(found[0]) >= 9
 
 
+@pytest.mark.usefixtures("without_compiled")
 def test_narrow_attention_stays_float32(histories):
     attention = TargetAttention(DIM, hidden_units=(40, 20)).eval()
     candidate, values = torch.randn(6, DIM), torch.randn(histories.num_steps, DIM)

@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finerank.data.batch import Batch, Steps
 from finerank.data.schema import Feature, History, Schema
 from finerank.models.registry import build
+from finerank.nn import pair_mlp
+from finerank.nn.pair_kernels import library
 from finerank.nn.pair_linear import pair_linear
 from finerank.nn.pairs import pairs_of
 from finerank.settings import ModelSettings, TrainingSettings
@@ -142,8 +144,24 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_step_does_no_more_than_it_did(name):
-    found, expected = work_of(name, size=100), EXPECTED[name]
+def test_a_step_does_no_more_than_it_did(name, monkeypatch):
+    monkeypatch.setattr(pair_mlp, "library", lambda: None)
+    check(work_of(name, size=100), EXPECTED[name])
+
+
+@pytest.mark.skipif(library() is None, reason="no functions are compiled for this machine")
+def test_compiled_attention_does_no_more_than_it_did(monkeypatch):
+    """Its functions once a step each; outside of them the candidates' and the steps' part."""
+    calls, call = [], pair_mlp.call
+    monkeypatch.setattr(pair_mlp, "call", lambda *given: calls.append(given[0]) or call(*given))
+    check(work_of("din", size=100), Work(294, 1.16, 0.952, 144))
+    assert calls == 2 * [
+        *("first", "next", "last", "sum"),
+        *("sum_gradient", "last_gradient", "next_gradient", "first_gradient"),
+    ]
+
+
+def check(found: Work, expected: Work) -> None:
     for what, much, most in zip(Work._fields, found, expected, strict=True):
         assert 0.8 * most <= much <= 1.1 * most, f"{what}: {found}"
 

@@ -87,6 +87,13 @@ class MLP(nn.Module):
         assert isinstance(linear, nn.Linear)
         return linear
 
+    def activations(self) -> list[nn.Module] | None:
+        """Return each layer's activation, where it is all that follows the linear map."""
+        finishes = [list(finish.children()) for finish in self.finishes]
+        if any(len(finish) != 1 for finish in finishes):
+            return None
+        return [finish[0] for finish in finishes]
+
     def forward_after_first(self, x: Tensor) -> Tensor:
         """Return the last layer's output ``(B, H)`` from the first linear map's."""
         x = self.finishes[0](x)

@@ -29,3 +29,10 @@ class BatchNorm(nn.BatchNorm1d):
         """Count a batch whose statistics were taken elsewhere."""
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+
+    def keep(self, mean: Tensor, variance: Tensor, rows: int) -> None:
+        """Take the mean and the biased variance of so many rows into the running ones."""
+        if self.running_mean is None or self.running_var is None or self.momentum is None:
+            return
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (rows / (rows - 1)), self.momentum)

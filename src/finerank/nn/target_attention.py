@@ -14,6 +14,7 @@ from finerank.nn.jagged import segment_softmax
 from finerank.nn.linear import Linear
 from finerank.nn.mlp import MLP
 from finerank.nn.pair_linear import pair_linear
+from finerank.nn.pair_mlp import attended, serves
 from finerank.nn.pairs import Pairs, pairs_of, weighted_steps
 
 
@@ -104,6 +105,8 @@ class TargetAttention(nn.Module):
                 for.
         """
         pairs = pairs_of(offsets, request_of_candidate, num_pairs=num_pairs)
+        if serves(candidate, values, self.mlp, pairs):
+            return attended(candidate, values, self.mlp, self.logit, pairs, softmax=self.softmax)
         return weighted_steps(self._weights(candidate, values, pairs), values, pairs)
 
     def weights(

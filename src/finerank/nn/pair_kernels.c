@@ -1,0 +1,685 @@
+/* The attention's MLP over pairs of a candidate and a history step, forward and backward.
+
+   Pairs are worked on some rows at a time, which stay in the first caches, so that of each layer
+   only its linear map's output goes to memory and comes back. Layer by layer, because Dice needs
+   the mean and the variance over all rows before its first.
+
+   Matrices are row by row. A layer's width is filled up with zeros to a multiple of 16 numbers.
+   Rows are divided into shares, one for a thread, and what is summed over rows is summed for each
+   share apart, so that results don't depend on which thread was the first.
+
+   The Python side is pair_kernels.py, which says what the arguments are. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define WIDTH 16 /* numbers in a vector */
+#define COLUMNS 5 /* vectors of a row that are summed in registers together */
+static const int ROWS_OF[] = {0, 16, 12, 8, 6, 5}; /* and rows, for so many vectors of each */
+#else
+#define WIDTH 8
+#define COLUMNS 3
+static const int ROWS_OF[] = {0, 8, 4, 4};
+#endif
+
+#define TILE 60 /* rows that are worked on together */
+#define DEPTH 128 /* of a product, that is worked on together */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vector __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef int32_t integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+
+static Parallel parallel = NULL;
+
+/* Where threads come from: GOMP_parallel of the OpenMP library that torch runs on. */
+void finerank_threads(void *gomp_parallel) { parallel = (Parallel)gomp_parallel; }
+
+INLINE vector all(float x) { return x - (vector){0}; }
+INLINE vector load(const float *x) { return *(const vector *)x; }
+INLINE void store(float *x, vector y) { *(vector *)x = y; }
+
+/* Of each number the first where the comparison holds, else the second. */
+INLINE vector choose(integers holds, vector x, vector y) {
+  return (vector)((holds & (integers)x) | (~holds & (integers)y));
+}
+
+static float *numbers(int64_t count) {
+  float *found = aligned_alloc(64, (size_t)(count * 4 + 63) / 64 * 64);
+  if (found == NULL) abort();
+  return found;
+}
+
+static float *zeros(int64_t count) {
+  float *found = numbers(count);
+  memset(found, 0, (size_t)count * 4);
+  return found;
+}
+
+/* ---- Matrix products ---- */
+
+/* Add to c the product of `rows` rows of a and `columns` vectors of each of b's `depth` rows. */
+INLINE void product_of_block(const int rows, const int columns, int64_t depth, const float *a,
+                             int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
+                             float *c, int64_t c_row) {
+  vector sums[16][COLUMNS];
+#pragma clang loop unroll(full)
+  for (int row = 0; row < rows; row++)
+#pragma clang loop unroll(full)
+    for (int column = 0; column < columns; column++)
+      sums[row][column] = load(c + row * c_row + column * WIDTH);
+  for (int64_t k = 0; k < depth; k++) {
+    vector of_b[COLUMNS];
+#pragma clang loop unroll(full)
+    for (int column = 0; column < columns; column++)
+      of_b[column] = load(b + k * b_depth + column * WIDTH);
+#pragma clang loop unroll(full)
+    for (int row = 0; row < rows; row++) {
+      vector of_a = all(a[row * a_row + k * a_depth]);
+#pragma clang loop unroll(full)
+      for (int column = 0; column < columns; column++) sums[row][column] += of_a * of_b[column];
+    }
+  }
+#pragma clang loop unroll(full)
+  for (int row = 0; row < rows; row++)
+#pragma clang loop unroll(full)
+    for (int column = 0; column < columns; column++)
+      store(c + row * c_row + column * WIDTH, sums[row][column]);
+}
+
+typedef void (*Block)(int64_t, const float *, int64_t, int64_t, const float *, int64_t, float *,
+                      int64_t);
+
+#define BLOCK(rows, columns)                                                                     \
+  static void block_##rows##_##columns(int64_t depth, const float *a, int64_t a_row,             \
+                                       int64_t a_depth, const float *b, int64_t b_depth,         \
+                                       float *c, int64_t c_row) {                                \
+    product_of_block(rows, columns, depth, a, a_row, a_depth, b, b_depth, c, c_row);             \
+  }
+#define BLOCKS(most, columns) BLOCK(most, columns) BLOCK(3, columns) BLOCK(1, columns)
+#define NAMES(most, columns) {block_##most##_##columns, block_3_##columns, block_1_##columns}
+
+#if COLUMNS == 5
+BLOCKS(16, 1) BLOCKS(12, 2) BLOCKS(8, 3) BLOCKS(6, 4) BLOCKS(5, 5)
+static const Block BLOCK_OF[][3] = {{NULL},       NAMES(16, 1), NAMES(12, 2),
+                                    NAMES(8, 3), NAMES(6, 4),  NAMES(5, 5)};
+#else
+BLOCKS(8, 1) BLOCKS(4, 2) BLOCKS(4, 3)
+static const Block BLOCK_OF[][3] = {{NULL}, NAMES(8, 1), NAMES(4, 2), NAMES(4, 3)};
+#endif
+
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* How many vectors of a row of so many numbers are taken together. */
+static int together(int64_t width) {
+  int64_t vectors = width / WIDTH, times = (vectors + COLUMNS - 1) / COLUMNS;
+  return (int)((vectors + times - 1) / times);
+}
+
+/* Add to c (rows, width) the product of a (rows, depth) and b (depth, width).
+
+   a's number of a row and a depth is at a[row * a_row + depth * a_depth]. b's columns lie in
+   groups of `together`, each group's rows one after another, where `packed`; else as they are. */
+static void product(int64_t rows, int64_t depth, int64_t width, const float *a, int64_t a_row,
+                    int64_t a_depth, const float *b, int packed, float *c, int64_t c_row) {
+  int most = together(width);
+  for (int64_t first = 0; first < depth; first += DEPTH) {
+    int64_t deep = smaller(DEPTH, depth - first);
+    for (int64_t column = 0; column < width; column += most * WIDTH) {
+      int columns = (int)(smaller(most * WIDTH, width - column) / WIDTH);
+      int64_t b_depth = packed ? columns * WIDTH : width;
+      const float *of_b = (packed ? b + column * depth : b + column) + first * b_depth;
+      const float *of_a = a + first * a_depth;
+      float *of_c = c + column;
+      int64_t left = rows;
+      for (int size = 0; size < 3; size++) {
+        int step = size == 0 ? ROWS_OF[columns] : size == 1 ? 3 : 1;
+        for (; left >= step; left -= step, of_a += step * a_row, of_c += step * c_row)
+          BLOCK_OF[columns][size](deep, of_a, a_row, a_depth, of_b, b_depth, of_c, c_row);
+      }
+    }
+  }
+}
+
+/* Lay out a matrix (depth, width) for `product`, filled up with zeros to `filled` columns. */
+static float *pack(const float *b, int64_t depth, int64_t width, int64_t filled, int64_t b_depth,
+                   int64_t b_column) {
+  float *found = zeros(depth * filled);
+  int64_t most = together(filled) * WIDTH;
+  for (int64_t column = 0; column < width; column++) {
+    int64_t group = column / most * most, size = smaller(most, filled - group);
+    for (int64_t k = 0; k < depth; k++)
+      found[group * depth + k * size + column - group] = b[k * b_depth + column * b_column];
+  }
+  return found;
+}
+
+/* ---- Activations ---- */
+
+/* e to the x: of x / ln 2 the whole part as an exponent, the rest by a polynomial of degree 6. */
+INLINE vector exponential(vector x) {
+  x = choose(x < -87.0f, all(-87.0f), x);
+  x = choose(x > 88.0f, all(88.0f), x);
+  const float magic = 12582912.0f; /* 1.5 * 2^23: to add it rounds to a whole number */
+  vector whole = x * 1.44269504088896341f + magic - magic;
+  vector rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+  vector y = all(1.9875691500e-4f);
+  y = y * rest + 1.3981999507e-3f;
+  y = y * rest + 8.3334519073e-3f;
+  y = y * rest + 4.1665795894e-2f;
+  y = y * rest + 1.6666665459e-1f;
+  y = y * rest + 5.0000001201e-1f;
+  y = y * rest * rest + rest + 1.0f;
+  integers power = (__builtin_convertvector(whole, integers) + 127) << 23;
+  return y * (vector)power;
+}
+
+/* An activation s (alpha + (1 - alpha) p), with p the sigmoid of the normalised s (Dice) or
+   whether s is above 0 (PReLU; ReLU, where alpha is 0). */
+typedef struct {
+  const float *alpha;       /* (width) */
+  const float *mean;        /* (width), of Dice */
+  const float *inverse_std; /* (width); NULL: no Dice */
+  /* of the gradient that flows through mean and variance, (width): */
+  const float *scale, *slope, *constant;
+} Activation;
+
+INLINE vector openness(const Activation *f, vector s, int64_t column) {
+  if (f->inverse_std == NULL) return choose(s > 0.0f, all(1.0f), all(0.0f));
+  vector normal = (s - load(f->mean + column)) * load(f->inverse_std + column);
+  return 1.0f / (1.0f + exponential(-normal));
+}
+
+static void activate(const Activation *f, int64_t rows, int64_t width, const float *s,
+                     float *output) {
+  for (int64_t column = 0; column < width; column += WIDTH) {
+    vector alpha = load(f->alpha + column), beta = 1.0f - alpha;
+    for (int64_t row = 0; row < rows; row++) {
+      vector x = load(s + row * width + column);
+      store(output + row * width + column, x * (alpha + beta * openness(f, x, column)));
+    }
+  }
+}
+
+/* What the gradient of an activation sums over rows: of alpha, of the normalised s without its
+   factor 1 - alpha, and of that times s - mean. g: the output's gradient. */
+static void sum_gradients(const Activation *f, int64_t rows, int64_t width, const float *s,
+                          const float *g, double *sums) {
+  for (int64_t column = 0; column < width; column += WIDTH) {
+    vector of_alpha = {0}, total = {0}, along = {0};
+    vector mean = f->inverse_std == NULL ? all(0.0f) : load(f->mean + column);
+    for (int64_t row = 0; row < rows; row++) {
+      vector x = load(s + row * width + column), p = openness(f, x, column);
+      vector product = load(g + row * width + column) * x;
+      vector closed = product * (1.0f - p), of_normal = closed * p;
+      of_alpha += closed;
+      total += of_normal;
+      along += of_normal * (x - mean);
+    }
+    for (int i = 0; i < WIDTH; i++) {
+      sums[column + i] += of_alpha[i];
+      sums[width + column + i] += total[i];
+      sums[2 * width + column + i] += along[i];
+    }
+  }
+}
+
+/* The gradient of s from that of the output, in place. */
+static void differentiate(const Activation *f, int64_t rows, int64_t width, const float *s,
+                          float *g) {
+  for (int64_t column = 0; column < width; column += WIDTH) {
+    vector alpha = load(f->alpha + column), beta = 1.0f - alpha;
+    if (f->inverse_std == NULL) {
+      for (int64_t row = 0; row < rows; row++) {
+        float *at = g + row * width + column;
+        vector x = load(s + row * width + column);
+        store(at, load(at) * (alpha + beta * openness(f, x, column)));
+      }
+      continue;
+    }
+    vector scale = load(f->scale + column), slope = load(f->slope + column);
+    vector constant = load(f->constant + column);
+    for (int64_t row = 0; row < rows; row++) {
+      float *at = g + row * width + column;
+      vector x = load(s + row * width + column), p = openness(f, x, column), y = load(at);
+      vector of_normal = y * x * p * (1.0f - p);
+      store(at, of_normal * scale + constant - x * slope + (alpha + beta * p) * y);
+    }
+  }
+}
+
+/* ---- Statistics ---- */
+
+/* Add some rows to the mean and the sum of squares about it (Chan, Golub and LeVeque, 1979). */
+static void add_statistics(int64_t rows, int64_t width, const float *s, int64_t before,
+                           double *statistics) {
+  double share = (double)rows / (double)(before + rows);
+  for (int64_t column = 0; column < width; column += WIDTH) {
+    vector sum = {0}, squares = {0};
+    for (int64_t row = 0; row < rows; row++) sum += load(s + row * width + column);
+    vector mean = sum / (float)rows;
+    for (int64_t row = 0; row < rows; row++) {
+      vector difference = load(s + row * width + column) - mean;
+      squares += difference * difference;
+    }
+    for (int i = 0; i < WIDTH; i++) {
+      double *of_mean = statistics + column + i, *of_squares = statistics + width + column + i;
+      double difference = (double)mean[i] - *of_mean;
+      *of_mean += difference * share;
+      *of_squares += (double)squares[i] + difference * difference * share * (double)before;
+    }
+  }
+}
+
+/* ---- Shares of the rows ---- */
+
+typedef struct {
+  void (*work)(void *, int64_t);
+  void *task;
+  int64_t shares, next;
+} Shared;
+
+static void take_shares(void *argument) {
+  Shared *shared = argument;
+  for (;;) {
+    int64_t share = __atomic_fetch_add(&shared->next, 1, __ATOMIC_RELAXED);
+    if (share >= shared->shares) return;
+    shared->work(shared->task, share);
+  }
+}
+
+static void run(void (*work)(void *, int64_t), void *task, int64_t shares) {
+  Shared shared = {work, task, shares, 0};
+  if (parallel != NULL && shares > 1)
+    parallel(take_shares, &shared, (unsigned)shares, 0);
+  else
+    take_shares(&shared);
+}
+
+/* ---- Pairs ---- */
+
+typedef struct {
+  int64_t shares;
+  const int64_t *bounds;     /* (shares + 1): the candidates of each share */
+  const int64_t *offsets;    /* (candidates + 1): each one's pairs */
+  const int64_t *first_step; /* (candidates) */
+  const float *candidate;    /* (candidates, dim) */
+  const float *values;       /* (steps, step_dim) */
+  int64_t dim, step_dim;
+  int64_t joint; /* whether the step itself stands before the product in what is multiplied */
+} Pairs;
+
+INLINE int64_t start_of(const Pairs *pairs, int64_t share) {
+  return pairs->offsets[pairs->bounds[share]];
+}
+
+INLINE int64_t input_width(const Pairs *pairs) {
+  return (pairs->joint ? pairs->step_dim : 0) + pairs->dim;
+}
+
+/* The candidate of a pair, at or behind that of an earlier one. */
+INLINE int64_t candidate_of(const Pairs *pairs, int64_t pair, int64_t candidate) {
+  while (pairs->offsets[candidate + 1] <= pair) candidate++;
+  return candidate;
+}
+
+/* What the first layer reads of a pair. */
+INLINE void read_pair(const Pairs *pairs, int64_t candidate, int64_t step, float *input) {
+  const float *c = pairs->candidate + candidate * pairs->dim;
+  const float *h = pairs->values + step * pairs->step_dim;
+  if (pairs->joint) {
+    memcpy(input, h, (size_t)pairs->step_dim * 4);
+    input += pairs->step_dim;
+  }
+  for (int64_t i = 0; i < pairs->dim; i++) input[i] = c[i] * h[i];
+}
+
+typedef struct {
+  const Pairs *pairs;
+  const float *by_candidate, *by_step, *weight;
+  int64_t width;
+  float *output;
+  double *statistics;
+} First;
+
+static void first_of_share(void *argument, int64_t share) {
+  First *task = argument;
+  const Pairs *pairs = task->pairs;
+  int64_t width = task->width, inputs = input_width(pairs);
+  int64_t start = start_of(pairs, share), end = start_of(pairs, share + 1);
+  int64_t candidate = pairs->bounds[share];
+  float *input = numbers(TILE * inputs);
+  for (int64_t pair = start; pair < end; pair += TILE) {
+    int64_t rows = smaller(TILE, end - pair);
+    for (int64_t row = 0; row < rows; row++) {
+      candidate = candidate_of(pairs, pair + row, candidate);
+      int64_t step = pairs->first_step[candidate] + pair + row - pairs->offsets[candidate];
+      read_pair(pairs, candidate, step, input + row * inputs);
+      float *output = task->output + (pair + row) * width;
+      const float *of_candidate = task->by_candidate + candidate * width;
+      if (task->by_step == NULL) {
+        memcpy(output, of_candidate, (size_t)width * 4);
+        continue;
+      }
+      const float *of_step = task->by_step + step * width;
+      for (int64_t i = 0; i < width; i++) output[i] = of_candidate[i] + of_step[i];
+    }
+    float *output = task->output + pair * width;
+    product(rows, inputs, width, input, inputs, 1, task->weight, 1, output, width);
+    if (task->statistics != NULL)
+      add_statistics(rows, width, output, pair - start, task->statistics + share * 2 * width);
+  }
+  free(input);
+}
+
+void finerank_first(const Pairs *pairs, const float *by_candidate, const float *by_step,
+                    const float *weight, int64_t outputs, int64_t width, float *output,
+                    double *statistics) {
+  int64_t inputs = input_width(pairs);
+  float *packed = pack(weight, inputs, outputs, width, 1, inputs);
+  First task = {pairs, by_candidate, by_step, packed, width, output, statistics};
+  run(first_of_share, &task, pairs->shares);
+  free(packed);
+}
+
+typedef struct {
+  const Pairs *pairs;
+  const Activation *activation;
+  const float *input, *weight, *bias;
+  int64_t inputs, input_width, width;
+  float *output;
+  double *statistics;
+} Next;
+
+static void next_of_share(void *argument, int64_t share) {
+  Next *task = argument;
+  int64_t width = task->width, filled = task->input_width;
+  int64_t start = start_of(task->pairs, share), end = start_of(task->pairs, share + 1);
+  float *active = numbers(TILE * filled);
+  for (int64_t pair = start; pair < end; pair += TILE) {
+    int64_t rows = smaller(TILE, end - pair);
+    activate(task->activation, rows, filled, task->input + pair * filled, active);
+    float *output = task->output + pair * width;
+    for (int64_t row = 0; row < rows; row++)
+      memcpy(output + row * width, task->bias, (size_t)width * 4);
+    product(rows, task->inputs, width, active, filled, 1, task->weight, 1, output, width);
+    if (task->statistics != NULL)
+      add_statistics(rows, width, output, pair - start, task->statistics + share * 2 * width);
+  }
+  free(active);
+}
+
+void finerank_next(const Pairs *pairs, const Activation *activation, const float *input,
+                   int64_t inputs, int64_t filled, const float *weight, const float *bias,
+                   int64_t outputs, int64_t width, float *output, double *statistics) {
+  float *packed = pack(weight, inputs, outputs, width, 1, inputs);
+  Next task = {pairs, activation, input, packed, bias, inputs, filled, width, output, statistics};
+  run(next_of_share, &task, pairs->shares);
+  free(packed);
+}
+
+static void last_of_share(void *argument, int64_t share) {
+  Next *task = argument;
+  int64_t filled = task->input_width;
+  int64_t start = start_of(task->pairs, share), end = start_of(task->pairs, share + 1);
+  float *active = numbers(TILE * filled);
+  for (int64_t pair = start; pair < end; pair += TILE) {
+    int64_t rows = smaller(TILE, end - pair);
+    activate(task->activation, rows, filled, task->input + pair * filled, active);
+    for (int64_t row = 0; row < rows; row++) {
+      vector sum = {0};
+      for (int64_t column = 0; column < filled; column += WIDTH)
+        sum += load(active + row * filled + column) * load(task->weight + column);
+      float logit = task->bias[0];
+      for (int i = 0; i < WIDTH; i++) logit += sum[i];
+      task->output[pair + row] = logit;
+    }
+  }
+  free(active);
+}
+
+void finerank_last(const Pairs *pairs, const Activation *activation, const float *input,
+                   int64_t filled, const float *weight, const float *bias, float *output) {
+  Next task = {pairs, activation, input, weight, bias, 0, filled, 0, output, NULL};
+  run(last_of_share, &task, pairs->shares);
+}
+
+/* Each candidate's steps, weighted: output (candidates, step_dim). */
+typedef struct {
+  const Pairs *pairs;
+  const float *weights, *gradient;
+  float *output;
+} Sum;
+
+static void sum_of_share(void *argument, int64_t share) {
+  Sum *task = argument;
+  const Pairs *pairs = task->pairs;
+  int64_t width = pairs->step_dim;
+  for (int64_t b = pairs->bounds[share]; b < pairs->bounds[share + 1]; b++) {
+    float *output = task->output + b * width;
+    const float *h = pairs->values + pairs->first_step[b] * width;
+    memset(output, 0, (size_t)width * 4);
+    for (int64_t pair = pairs->offsets[b]; pair < pairs->offsets[b + 1]; pair++, h += width)
+      for (int64_t i = 0; i < width; i++) output[i] += task->weights[pair] * h[i];
+  }
+}
+
+void finerank_sum(const Pairs *pairs, const float *weights, float *output) {
+  Sum task = {pairs, weights, NULL, output};
+  run(sum_of_share, &task, pairs->shares);
+}
+
+/* ---- Gradients ---- */
+
+static void sum_gradient_of_share(void *argument, int64_t share) {
+  Sum *task = argument;
+  const Pairs *pairs = task->pairs;
+  int64_t width = pairs->step_dim, whole = width / WIDTH * WIDTH;
+  for (int64_t b = pairs->bounds[share]; b < pairs->bounds[share + 1]; b++) {
+    const float *g = task->gradient + b * width;
+    const float *h = pairs->values + pairs->first_step[b] * width;
+    for (int64_t pair = pairs->offsets[b]; pair < pairs->offsets[b + 1]; pair++, h += width) {
+      vector sum = {0};
+      for (int64_t i = 0; i < whole; i += WIDTH) sum += load(g + i) * load(h + i);
+      float total = 0;
+      for (int i = 0; i < WIDTH; i++) total += sum[i];
+      for (int64_t i = whole; i < width; i++) total += g[i] * h[i];
+      task->output[pair] = total;
+    }
+  }
+}
+
+/* The gradient of the weights (pairs) from that of the sums (candidates, step_dim). */
+void finerank_sum_gradient(const Pairs *pairs, const float *gradient, float *of_weights) {
+  Sum task = {pairs, NULL, gradient, of_weights};
+  run(sum_gradient_of_share, &task, pairs->shares);
+}
+
+
+/* The gradient of a layer's activated output: a row's of the logit times the last weight, or one
+   that is stored. */
+typedef struct {
+  const float *of_logit, *last_weight; /* (pairs), (width); NULL: */
+  const float *stored;                 /* (pairs, width) */
+} Upstream;
+
+static void read_upstream(const Upstream *from, int64_t pair, int64_t rows, int64_t width,
+                          float *g) {
+  if (from->stored != NULL) {
+    memcpy(g, from->stored + pair * width, (size_t)(rows * width) * 4);
+    return;
+  }
+  for (int64_t row = 0; row < rows; row++)
+    for (int64_t column = 0; column < width; column += WIDTH)
+      store(g + row * width + column,
+            from->of_logit[pair + row] * load(from->last_weight + column));
+}
+
+typedef struct {
+  const Pairs *pairs;
+  const Activation *activation;
+  const float *input, *of_logit, *weight;
+  int64_t width;
+  double *sums;
+} LastGradient;
+
+static void last_gradient_of_share(void *argument, int64_t share) {
+  LastGradient *task = argument;
+  int64_t width = task->width;
+  int64_t start = start_of(task->pairs, share), end = start_of(task->pairs, share + 1);
+  Upstream from = {task->of_logit, task->weight, NULL};
+  double *sums = task->sums + share * 4 * width, *of_weight = sums + 3 * width;
+  float *active = numbers(TILE * width), *g = numbers(TILE * width);
+  for (int64_t pair = start; pair < end; pair += TILE) {
+    int64_t rows = smaller(TILE, end - pair);
+    const float *s = task->input + pair * width;
+    activate(task->activation, rows, width, s, active);
+    for (int64_t column = 0; column < width; column += WIDTH) {
+      vector sum = {0};
+      for (int64_t row = 0; row < rows; row++)
+        sum += task->of_logit[pair + row] * load(active + row * width + column);
+      for (int i = 0; i < WIDTH; i++) of_weight[column + i] += sum[i];
+    }
+    read_upstream(&from, pair, rows, width, g);
+    sum_gradients(task->activation, rows, width, s, g, sums);
+  }
+  free(active);
+  free(g);
+}
+
+void finerank_last_gradient(const Pairs *pairs, const Activation *activation, const float *input,
+                            int64_t width, const float *weight, const float *of_logit,
+                            double *sums) {
+  LastGradient task = {pairs, activation, input, of_logit, weight, width, sums};
+  run(last_gradient_of_share, &task, pairs->shares);
+}
+
+typedef struct {
+  const Pairs *pairs;
+  const Activation *activation, *before;
+  const Upstream *from;
+  const float *output, *input, *weight;
+  int64_t inputs, filled, outputs, width;
+  float *of_weight, *of_input;
+  double *of_bias, *sums;
+} NextGradient;
+
+static void next_gradient_of_share(void *argument, int64_t share) {
+  NextGradient *task = argument;
+  int64_t width = task->width, filled = task->filled;
+  int64_t start = start_of(task->pairs, share), end = start_of(task->pairs, share + 1);
+  float *of_weight = task->of_weight + share * task->inputs * width;
+  double *of_bias = task->of_bias + share * width, *sums = task->sums + share * 3 * filled;
+  float *active = numbers(TILE * filled), *g = numbers(TILE * width);
+  for (int64_t pair = start; pair < end; pair += TILE) {
+    int64_t rows = smaller(TILE, end - pair);
+    const float *s = task->input + pair * filled;
+    float *of_input = task->of_input + pair * filled;
+    read_upstream(task->from, pair, rows, width, g);
+    differentiate(task->activation, rows, width, task->output + pair * width, g);
+    for (int64_t column = 0; column < width; column += WIDTH) {
+      vector sum = {0};
+      for (int64_t row = 0; row < rows; row++) sum += load(g + row * width + column);
+      for (int i = 0; i < WIDTH; i++) of_bias[column + i] += sum[i];
+    }
+    activate(task->before, rows, filled, s, active);
+    product(task->inputs, rows, width, active, 1, filled, g, 0, of_weight, width);
+    memset(of_input, 0, (size_t)(rows * filled) * 4);
+    product(rows, task->outputs, filled, g, width, 1, task->weight, 1, of_input, filled);
+    sum_gradients(task->before, rows, filled, s, of_input, sums);
+  }
+  free(active);
+  free(g);
+}
+
+void finerank_next_gradient(const Pairs *pairs, const Activation *activation,
+                            const Activation *before, const Upstream *from, const float *output,
+                            const float *input, const float *weight, int64_t inputs,
+                            int64_t filled, int64_t outputs, int64_t width, float *of_weight,
+                            float *of_input, double *of_bias, double *sums) {
+  float *packed = pack(weight, outputs, inputs, filled, inputs, 1);
+  NextGradient task = {pairs,   activation, before,    from,     output,  input,
+                       packed,  inputs,     filled,    outputs,  width,   of_weight,
+                       of_input, of_bias,   sums};
+  run(next_gradient_of_share, &task, pairs->shares);
+  free(packed);
+}
+
+typedef struct {
+  const Pairs *pairs;
+  const Activation *activation;
+  const Upstream *from;
+  const float *output, *weight;
+  int64_t outputs, width, filled;
+  const float *weights, *of_sums;
+  float *of_weight, *by_candidate, *by_step, *of_candidate, *of_values;
+} FirstGradient;
+
+static void first_gradient_of_share(void *argument, int64_t share) {
+  FirstGradient *task = argument;
+  const Pairs *pairs = task->pairs;
+  int64_t width = task->width, filled = task->filled, inputs = input_width(pairs);
+  int64_t dim = pairs->dim, step_dim = pairs->step_dim, behind = inputs - dim;
+  int64_t start = start_of(pairs, share), end = start_of(pairs, share + 1);
+  float *of_weight = task->of_weight + share * inputs * width;
+  float *input = numbers(TILE * inputs), *g = numbers(TILE * width);
+  float *of_input = numbers(TILE * filled);
+  int64_t candidate = pairs->bounds[share];
+  for (int64_t pair = start; pair < end; pair += TILE) {
+    int64_t rows = smaller(TILE, end - pair), first = candidate;
+    read_upstream(task->from, pair, rows, width, g);
+    differentiate(task->activation, rows, width, task->output + pair * width, g);
+    for (int64_t row = 0; row < rows; row++) {
+      candidate = candidate_of(pairs, pair + row, candidate);
+      int64_t step = pairs->first_step[candidate] + pair + row - pairs->offsets[candidate];
+      read_pair(pairs, candidate, step, input + row * inputs);
+      float *sum = task->by_candidate + candidate * width, *of_row = g + row * width;
+      for (int64_t i = 0; i < width; i++) sum[i] += of_row[i];
+      if (task->by_step == NULL) continue;
+      sum = task->by_step + step * width;
+      for (int64_t i = 0; i < width; i++) sum[i] += of_row[i];
+    }
+    product(inputs, rows, width, input, 1, inputs, g, 0, of_weight, width);
+    memset(of_input, 0, (size_t)(rows * filled) * 4);
+    product(rows, task->outputs, filled, g, width, 1, task->weight, 1, of_input, filled);
+    candidate = first;
+    for (int64_t row = 0; row < rows; row++) {
+      candidate = candidate_of(pairs, pair + row, candidate);
+      int64_t step = pairs->first_step[candidate] + pair + row - pairs->offsets[candidate];
+      const float *of_step = of_input + row * filled, *of_crossed = of_step + behind;
+      const float *c = pairs->candidate + candidate * dim, *h = pairs->values + step * step_dim;
+      const float *of_sum = task->of_sums + candidate * step_dim;
+      float weight = task->weights[pair + row];
+      float *to_step = task->of_values + step * step_dim;
+      float *to_candidate = task->of_candidate + candidate * dim;
+      if (pairs->joint) /* the step's only pair */
+        for (int64_t i = 0; i < step_dim; i++) to_step[i] = of_step[i] + weight * of_sum[i];
+      else
+        for (int64_t i = 0; i < step_dim; i++) to_step[i] += weight * of_sum[i];
+      for (int64_t i = 0; i < dim; i++) {
+        to_candidate[i] += of_crossed[i] * h[i];
+        to_step[i] += of_crossed[i] * c[i];
+      }
+    }
+  }
+  free(input);
+  free(g);
+  free(of_input);
+}
+
+void finerank_first_gradient(const Pairs *pairs, const Activation *activation,
+                             const Upstream *from, const float *output, const float *weight,
+                             int64_t outputs, int64_t width, const float *weights,
+                             const float *of_sums, float *of_weight, float *by_candidate,
+                             float *by_step, float *of_candidate, float *of_values) {
+  int64_t inputs = input_width(pairs), filled = (inputs + 15) / 16 * 16;
+  float *packed = pack(weight, outputs, inputs, filled, inputs, 1);
+  FirstGradient task = {pairs,   activation, from,      output,       packed,  outputs,      width,
+                        filled,  weights,    of_sums,   of_weight,    by_candidate, by_step,
+                        of_candidate, of_values};
+  run(first_gradient_of_share, &task, pairs->shares);
+  free(packed);
+}

@@ -1,0 +1,394 @@
+"""Target attention by compiled functions, with its gradient in closed form.
+
+Of each layer of the MLP over pairs only its linear map's output is kept. See ``pair_kernels.c``.
+
+Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the candidate's width,
+``S`` a step's, ``I`` and ``O`` a layer's inputs and outputs, ``W`` its outputs filled up to a
+multiple of 16, ``K`` shares of the pairs.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from finerank.nn import host
+from finerank.nn.activations import Dice
+from finerank.nn.jagged import segment_softmax, sum_segments
+from finerank.nn.mlp import MLP
+from finerank.nn.normalization import BatchNorm
+from finerank.nn.pair_kernels import Activation, PairsOf, Upstream, address, call, library
+from finerank.nn.pairs import Pairs
+from finerank.nn.products import product, product_of_rows
+
+_FEWEST = 512  # pairs of a share
+_ALIGNED = 16  # numbers
+
+
+def serves(candidate: Tensor, values: Tensor, mlp: MLP, pairs: Pairs) -> bool:
+    """Whether there are compiled functions for this MLP, these numbers and this machine."""
+    if not host.is_readable(values) or library() is None:
+        return False
+    if not all(x.dtype == torch.float32 for x in (candidate, values, mlp.first.weight)):
+        return False
+    if len(pairs.candidate) <= 1 or candidate.shape[1] == 0 or not _is_compiled(mlp):
+        return False
+    return pairs.step is None or bool((_first_steps(pairs).diff() >= 0).all())
+
+
+def _is_compiled(mlp: MLP) -> bool:
+    """Whether there are functions for all activations, in their present mode."""
+    activations = mlp.activations()
+    if activations is None or not all(
+        isinstance(x, Dice | nn.PReLU | nn.ReLU) for x in activations
+    ):
+        return False
+    # There is none for a gradient that doesn't flow through the statistics.
+    by_batch = all(x.training for x in activations if isinstance(x, Dice))
+    return by_batch or not torch.is_grad_enabled()
+
+
+def attended(
+    candidate: Tensor,
+    values: Tensor,
+    mlp: MLP,
+    logit: nn.Linear,
+    pairs: Pairs,
+    *,
+    softmax: bool,
+) -> Tensor:
+    """Return each candidate's sum of its steps, weighted by what the MLP says of them ``(B, S)``.
+
+    Args:
+        candidate: ``(B, D)``.
+        values: Steps ``(N, S)``; their product with the candidate is of their first ``D`` columns.
+        mlp: Its first layer's weight is ``(O, D + S + D)``, as in `pair_linear`.
+        logit: From its last layer, of one output.
+        pairs: Of the candidates and the steps.
+        softmax: Whether the weights of a candidate are made to sum to 1.
+    """
+    activations = mlp.activations()
+    assert activations is not None
+    norms = [each.normalization if isinstance(each, Dice) else None for each in activations]
+    learned = [
+        each
+        for linear, activation in zip(mlp.linears, activations, strict=True)
+        for each in (linear.weight, linear.bias, _slopes(activation))
+    ]
+    for norm in norms:
+        if norm is not None and norm.training:
+            norm.count_batch()
+    with torch.autocast("cpu", enabled=False):
+        sums: Tensor = _Attended.apply(  # type: ignore[no-untyped-call]
+            candidate, values, pairs, norms, softmax, *learned, logit.weight, logit.bias, None
+        )
+    return sums
+
+
+def _slopes(activation: nn.Module) -> Tensor | None:
+    """What an activation learns; None: a ReLU, which learns nothing."""
+    match activation:
+        case Dice():
+            return activation.alpha
+        case nn.PReLU():
+            return activation.weight
+        case _:
+            return None
+
+
+def _first_steps(pairs: Pairs) -> Tensor:
+    """The step of each candidate's first pair ``(B,)``; of those without, some number between."""
+    starts = pairs.offsets[:-1]
+    if pairs.step is None:
+        return starts
+    return pairs.step.index_select(0, starts.clamp(max=len(pairs.step) - 1))
+
+
+def _filled(x: Tensor) -> Tensor:
+    """With zeros up to an aligned width."""
+    more = -x.shape[-1] % _ALIGNED
+    return (functional.pad(x, (0, more)) if more else x).contiguous()
+
+
+class _Work(NamedTuple):
+    """The pairs, as the functions take them, divided into shares.
+
+    Attributes:
+        pairs: as an argument; it points into the tensors.
+        counts: pairs of each share ``(K,)``.
+        tensors: which must live as long.
+    """
+
+    pairs: PairsOf
+    counts: Tensor
+    tensors: tuple[Tensor, ...]
+
+    def sums(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Zeros for what each share sums ``(K, ...)``."""
+        return torch.zeros(len(self.counts), *shape, dtype=dtype)
+
+
+def _work_of(candidate: Tensor, values: Tensor, pairs: Pairs) -> _Work:
+    """Divide the pairs; candidates that share their steps stay together."""
+    rows, offsets, first_steps = len(pairs.candidate), pairs.offsets, _first_steps(pairs)
+    shares = max(1, min(torch.get_num_threads(), rows // _FEWEST))
+    cuts = torch.arange(1, shares) * rows // shares  # pairs
+    cuts = torch.searchsorted(offsets, cuts, right=True).sub_(1)  # candidates
+    if pairs.step is not None:
+        cuts = torch.searchsorted(first_steps, first_steps[cuts])
+    bounds = functional.pad(cuts, (1, 1))
+    bounds[-1] = len(candidate)
+    tensors = (bounds, offsets, first_steps, candidate, values)
+    argument = PairsOf(
+        shares,
+        *(address(each) for each in tensors),
+        candidate.shape[1],
+        values.shape[1],
+        int(pairs.step is None),
+    )
+    return _Work(argument, offsets.index_select(0, bounds).diff(), tensors)
+
+
+class _Layer(NamedTuple):
+    """A linear map and the slopes of the activation behind it, which are None of a ReLU."""
+
+    weight: Tensor
+    bias: Tensor | None
+    slopes: Tensor | None
+
+    @property
+    def inputs(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.outputs + -self.outputs % _ALIGNED
+
+    def filled_bias(self) -> Tensor:
+        """``(W,)``."""
+        if self.bias is None:
+            return self.weight.new_zeros(self.width)
+        return _filled(self.bias)
+
+
+def _layers(learned: Sequence[Tensor | None]) -> Iterator[_Layer]:
+    for place in range(0, len(learned), 3):
+        weight, bias, slopes = learned[place : place + 3]
+        assert weight is not None
+        yield _Layer(weight.contiguous(), bias, slopes)
+
+
+class _Columns:
+    """The first layer's weights: for the candidate, the step, and what is read of a pair.
+
+    That is the product of candidate and step, and where each step has one pair (`joint`) the step
+    before it, so that there is no product a step.
+    """
+
+    def __init__(self, weight: Tensor, dim: int, *, joint: bool) -> None:
+        of_candidate, of_step, of_product = weight.tensor_split([dim, weight.shape[1] - dim], 1)
+        self.of_candidate = of_candidate.contiguous()  # (O, D)
+        self.of_step = None if joint else of_step.contiguous()  # (O, S)
+        self.of_pair = weight[:, dim:].contiguous() if joint else of_product.contiguous()
+
+
+class _Gate(NamedTuple):
+    """An activation in a batch, as in C: its slopes, and of Dice the statistics ``(W,)``."""
+
+    alpha: Tensor
+    mean: Tensor | None = None
+    inverse_std: Tensor | None = None
+    scale: Tensor | None = None
+    slope: Tensor | None = None
+    constant: Tensor | None = None
+
+    def argument(self) -> Activation:
+        return Activation(*(address(each) for each in self))
+
+    def with_sums(self, total: Tensor, along: Tensor, rows: int) -> "_Gate":
+        """With what the gradient through the statistics takes, as in `finerank.nn.activations`."""
+        if self.mean is None or self.inverse_std is None:
+            return self
+        total, along = total.to(self.alpha.dtype), along.to(self.alpha.dtype)
+        scale = (1 - self.alpha) * self.inverse_std
+        slope = scale * self.inverse_std.square() * along / rows
+        return self._replace(
+            scale=scale, slope=slope, constant=self.mean * slope - scale * total / rows
+        )
+
+
+def _gate(layer: _Layer, norm: BatchNorm | None, statistics: Tensor | None, work: _Work) -> _Gate:
+    """A layer's activation; Dice by the statistics of the batch, or else the running ones."""
+    slopes = layer.slopes
+    alpha = layer.weight.new_zeros(layer.width) if slopes is None else _filled(slopes.detach())
+    if norm is None:
+        return _Gate(alpha)
+    if statistics is None:
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+    else:
+        mean, variance = _mean_and_variance(statistics, work.counts)
+        mean, variance = (x[: layer.outputs].to(alpha.dtype) for x in (mean, variance))
+        norm.keep(mean, variance, int(work.counts.sum()))
+    return _Gate(alpha, _filled(mean), _filled((variance + norm.eps).rsqrt()))
+
+
+def _mean_and_variance(statistics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Of all rows ``(W,)``, from each share's mean and sum of squares about it ``(K, 2, W)``."""
+    means, squares = statistics.unbind(1)
+    shares = (counts / counts.sum()).to(means.dtype).unsqueeze(1)  # (K, 1)
+    mean = (shares * means).sum(dim=0)
+    between = (shares * (means - mean).square()).sum(dim=0)
+    return mean, squares.sum(dim=0) / counts.sum() + between
+
+
+class _Attended(torch.autograd.Function):
+    """Layer by layer, as Dice's statistics are of all rows; a gradient's way back likewise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        candidate: Tensor,
+        values: Tensor,
+        pairs: Pairs,
+        norms: Sequence[BatchNorm | None],
+        softmax: bool,  # noqa: FBT001
+        *learned: Tensor | None,
+    ) -> Tensor:
+        candidate, values = candidate.contiguous(), values.contiguous()
+        work, rows = _work_of(candidate, values, pairs), len(pairs.candidate)
+        *layers, last = _layers(learned)
+        gates: list[_Gate] = []
+        outputs: list[Tensor] = []  # (P, W) of each layer's linear map
+        for layer, norm in zip(layers, norms, strict=True):
+            output = values.new_empty(rows, layer.width)
+            of_batch = norm is not None and norm.training
+            statistics = work.sums(2, layer.width) if of_batch else None
+            if not outputs:
+                columns = _Columns(layer.weight, candidate.shape[1], joint=pairs.step is None)
+                by_candidate = product(candidate, columns.of_candidate)  # (B, O)
+                if layer.bias is not None:
+                    by_candidate += layer.bias
+                by_candidate, by_step = _filled(by_candidate), None
+                if columns.of_step is not None:
+                    by_step = _filled(product(values, columns.of_step))  # (N, W)
+                call(
+                    "first", work.pairs, by_candidate, by_step, columns.of_pair, layer.outputs,
+                    layer.width, output, statistics,
+                )  # fmt: skip
+            else:
+                call(
+                    "next", work.pairs, gates[-1].argument(), outputs[-1], layer.inputs,
+                    outputs[-1].shape[1], layer.weight, layer.filled_bias(), layer.outputs,
+                    layer.width, output, statistics,
+                )  # fmt: skip
+            gates.append(_gate(layer, norm, statistics, work))
+            outputs.append(output)
+        weights = values.new_empty(rows)
+        call(
+            "last", work.pairs, gates[-1].argument(), outputs[-1], outputs[-1].shape[1],
+            _filled(last.weight[0]), last.filled_bias(), weights,
+        )  # fmt: skip
+        if softmax:
+            weights = segment_softmax(weights, pairs.offsets)
+        sums = values.new_empty(len(candidate), values.shape[1])
+        call("sum", work.pairs, weights, sums)
+        ctx.work, ctx.gates, ctx.pairs, ctx.softmax = work, gates, pairs, softmax
+        ctx.save_for_backward(candidate, values, weights, *outputs, *learned)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        with torch.autocast("cpu", enabled=False):
+            return _gradients(ctx, of_sums)
+
+
+def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    """Of all that `_Attended` is applied to."""
+    work, gates, depth = ctx.work, ctx.gates, len(ctx.gates)
+    joint = ctx.pairs.step is None
+    candidate, values, weights, *others = ctx.saved_tensors
+    outputs, learned = others[:depth], others[depth:]
+    *layers, last = _layers(learned)
+    of_sums, rows = of_sums.contiguous(), len(weights)
+    gradient = torch.empty_like(weights)  # of each pair's weight, then of its logit (P,)
+    call("sum_gradient", work.pairs, of_sums, gradient)
+    if ctx.softmax:
+        gradient = _softmax_gradient(weights, gradient, ctx.pairs)
+    last_weight = _filled(last.weight[0])
+    sums = work.sums(4, layers[-1].width)
+    call(
+        "last_gradient", work.pairs, gates[-1].argument(), outputs[-1], layers[-1].width,
+        last_weight, gradient, sums,
+    )  # fmt: skip
+    of_slopes, *of_normal, of_weight = sums.sum(dim=0)
+    found: list[Tensor | None] = [  # from the last layer to the first
+        None,
+        None if last.bias is None else gradient.sum().view(1),
+        of_weight[: last.inputs].unsqueeze(0).to(gradient.dtype),
+    ]
+    upstream = Upstream(address(gradient), address(last_weight), None)
+    held: list[Tensor] = []  # which upstream points into
+    for place in range(depth - 1, 0, -1):
+        layer, inputs = layers[place], outputs[place - 1]
+        gate = gates[place].with_sums(*of_normal, rows)
+        of_weights = work.sums(layer.inputs, layer.width, dtype=gradient.dtype)
+        of_bias = work.sums(layer.width)
+        sums, of_inputs = work.sums(3, inputs.shape[1]), torch.empty_like(inputs)
+        call(
+            "next_gradient", work.pairs, gate.argument(), gates[place - 1].argument(),
+            upstream, outputs[place], inputs, layer.weight, layer.inputs, inputs.shape[1],
+            layer.outputs, layer.width, of_weights, of_inputs, of_bias, sums,
+        )  # fmt: skip
+        found += _found(layer, of_slopes, of_bias.sum(dim=0), of_weights.sum(dim=0).t())
+        of_slopes, *of_normal = sums.sum(dim=0)
+        upstream = Upstream(None, None, address(of_inputs))
+        held.append(of_inputs)
+    layer, dim = layers[0], candidate.shape[1]
+    columns = _Columns(layer.weight, dim, joint=joint)
+    gate = gates[0].with_sums(*of_normal, rows)
+    of_pair = work.sums(columns.of_pair.shape[1], layer.width, dtype=gradient.dtype)
+    by_candidate = gradient.new_zeros(len(candidate), layer.width)
+    by_step = None if joint else gradient.new_zeros(len(values), layer.width)
+    of_candidate = torch.zeros_like(candidate)
+    of_values = torch.empty_like(values) if joint else torch.zeros_like(values)
+    call(
+        "first_gradient", work.pairs, gate.argument(), upstream, outputs[0], columns.of_pair,
+        layer.outputs, layer.width, weights, of_sums, of_pair, by_candidate, by_step,
+        of_candidate, of_values,
+    )  # fmt: skip
+    by_candidate = by_candidate[:, : layer.outputs].contiguous()
+    of_candidate += product(by_candidate, columns.of_candidate.t())
+    of_weight = [product_of_rows(by_candidate, candidate)]
+    if by_step is not None and columns.of_step is not None:
+        by_step = by_step[:, : layer.outputs].contiguous()
+        of_values += product(by_step, columns.of_step.t())
+        of_weight.append(product_of_rows(by_step, values))
+    of_weight.append(of_pair.sum(dim=0)[:, : layer.outputs].t())
+    found += _found(layer, of_slopes, by_candidate.sum(dim=0), torch.cat(of_weight, dim=1))
+    return of_candidate, of_values, None, None, None, *reversed(found)
+
+
+def _softmax_gradient(weights: Tensor, gradient: Tensor, pairs: Pairs) -> Tensor:
+    """The gradient of the logits ``(P,)`` from that of their softmax, within each candidate."""
+    along = sum_segments((weights * gradient).unsqueeze(1), pairs.offsets).squeeze(1)  # (B,)
+    return weights * (gradient - along.index_select(0, pairs.candidate))
+
+
+def _found(
+    layer: _Layer, of_slopes: Tensor, of_bias: Tensor, of_weight: Tensor
+) -> Iterator[Tensor | None]:
+    """The gradients of what a layer learns, last first."""
+    dtype, outputs = layer.weight.dtype, layer.outputs
+    yield None if layer.slopes is None else of_slopes[:outputs].to(dtype)
+    yield None if layer.bias is None else of_bias[:outputs].to(dtype)
+    yield of_weight[:outputs].to(dtype)
