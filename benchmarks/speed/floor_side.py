@@ -1,7 +1,7 @@
 """The floor: what no implementation of a step can leave out on this machine.
 
 The bare matrix products of the step, forward and twice backward, with their shapes and nothing
-else; and one read and one write of the batch's embedding rows, with both moments of Adam. DIN's
+else, by the faster of the libraries that torch has for them; and one read and one write of the batch's embedding rows, with both moments of Adam. DIN's
 attention is counted as its smallest form: the first layer once a candidate, once a step and once a
 pair, no padding; where every request has one candidate and a full history, once a candidate and
 once a pair, the steps' part joined to it. Activations, losses, gathers of the history and the
@@ -19,6 +19,8 @@ import torch
 from cases import ATTENTION_UNITS, CROSS_LAYERS, EXPERT_UNITS, EXPERTS, TOWER_UNITS
 from measure import READY_BATCHES
 from synthetic import load, make
+
+from finerank.nn import onednn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,20 +113,30 @@ class Side:
 class _Product:
     """A matrix product and both of its backward ones, into memory that is there already.
 
+    oneDNN's go to memory of its own, with a number of rows that it has a kernel for.
+
     Args:
         shape: with the most rows that it gets.
     """
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         rows, width, out = shape
+        even = onednn.rounded_up(rows)
         self.x, self.weight, self.y = (
-            torch.ones(*size, device=device) for size in ((rows, width), (width, out), (rows, out))
+            torch.ones(*size, device=device) for size in ((even, width), (width, out), (even, out))
         )
         self.x_grad, self.weight_grad = torch.ones_like(self.x), torch.ones_like(self.weight)
 
     def run(self, rows: int) -> None:
         """Multiply, with so many rows."""
         x, y = self.x[:rows], self.y[:rows]
+        if onednn.multiplies(x, y.shape[1]):
+            even = onednn.rounded_up(rows)
+            x, y = self.x[:even], self.y[:even]
+            onednn.product(x, self.weight.t())
+            onednn.product(y, self.weight)
+            onednn.product_of_rows(x, y)
+            return
         torch.mm(x, self.weight, out=y)
         torch.mm(y, self.weight.t(), out=self.x_grad[:rows])
         torch.mm(x.t(), y, out=self.weight_grad)

@@ -25,6 +25,7 @@ static const int ROWS_OF[] = {0, 8, 4, 4};
 #endif
 
 #define TILE 60 /* rows that are worked on together */
+#define LONG 16 /* steps from which a matrix for the candidate pays */
 #define DEPTH 128 /* of a product, that is worked on together */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -337,9 +338,58 @@ INLINE void read_pair(const Pairs *pairs, int64_t candidate, int64_t step, float
   for (int64_t i = 0; i < pairs->dim; i++) input[i] = c[i] * h[i];
 }
 
+/* The pairs that are worked on next, of a share's: those of a candidate whose history is long and
+   nobody else's, up to a tile of them; or a tile of others'. */
+typedef struct {
+  int64_t start, rows;
+  int64_t candidate; /* of the first pair */
+  int is_long;
+} Part;
+
+INLINE int is_long(const Pairs *pairs, int64_t candidate) {
+  return pairs->joint && pairs->offsets[candidate + 1] - pairs->offsets[candidate] >= LONG;
+}
+
+static Part next_part(const Pairs *pairs, Part before, int64_t end) {
+  Part part = {before.start + before.rows, 0, before.candidate, 0};
+  if (part.start >= end) return part;
+  part.candidate = candidate_of(pairs, part.start, before.candidate);
+  part.is_long = is_long(pairs, part.candidate);
+  int64_t after = part.candidate + 1;
+  if (!part.is_long)
+    while (pairs->offsets[after] < end && pairs->offsets[after] - part.start < TILE &&
+           !is_long(pairs, after))
+      after++;
+  part.rows = smaller(TILE, smaller(end, pairs->offsets[after]) - part.start);
+  return part;
+}
+
+/* The first layer's matrix for one candidate, W_h + diag(c) W_p, from both laid out alike: the rows
+   are inputs where c is of rows, else the columns are. The product with the candidate is in it,
+   so a step takes one product of its own width. */
+static void matrix_of(int64_t depth, int64_t width, int by_row, const float *c, const float *of_step,
+                      const float *of_product, float *matrix) {
+  int64_t most = together(width) * WIDTH;
+  for (int64_t group = 0; group < width; group += most) {
+    int64_t size = smaller(most, width - group);
+    for (int64_t k = 0; k < depth; k++)
+      for (int64_t column = 0; column < size; column += WIDTH) {
+        int64_t at = group * depth + k * size + column;
+        vector factor = by_row ? all(c[k]) : load(c + group + column);
+        store(matrix + at, load(of_step + at) + factor * load(of_product + at));
+      }
+  }
+}
+
+/* A candidate with zeros behind it, as wide as a step is filled up. */
+static void read_candidate(const Pairs *pairs, int64_t candidate, int64_t filled, float *c) {
+  memcpy(c, pairs->candidate + candidate * pairs->dim, (size_t)pairs->dim * 4);
+  memset(c + pairs->dim, 0, (size_t)(filled - pairs->dim) * 4);
+}
+
 typedef struct {
   const Pairs *pairs;
-  const float *by_candidate, *by_step, *weight;
+  const float *by_candidate, *by_step, *weight, *of_step, *of_product;
   int64_t width;
   float *output;
   double *statistics;
@@ -348,31 +398,66 @@ typedef struct {
 static void first_of_share(void *argument, int64_t share) {
   First *task = argument;
   const Pairs *pairs = task->pairs;
-  int64_t width = task->width, inputs = input_width(pairs);
+  int64_t width = task->width, inputs = input_width(pairs), step_dim = pairs->step_dim;
   int64_t start = start_of(pairs, share), end = start_of(pairs, share + 1);
-  int64_t candidate = pairs->bounds[share];
-  float *input = numbers(TILE * inputs);
-  for (int64_t pair = start; pair < end; pair += TILE) {
-    int64_t rows = smaller(TILE, end - pair);
-    for (int64_t row = 0; row < rows; row++) {
-      candidate = candidate_of(pairs, pair + row, candidate);
-      int64_t step = pairs->first_step[candidate] + pair + row - pairs->offsets[candidate];
-      read_pair(pairs, candidate, step, input + row * inputs);
-      float *output = task->output + (pair + row) * width;
+  float *input = numbers(TILE * inputs), *c = numbers(step_dim);
+  float *matrix = numbers(step_dim * width);
+  int64_t of_matrix = -1; /* the candidate whose matrix it is */
+  Part part = {start, 0, pairs->bounds[share], 0};
+  for (part = next_part(pairs, part, end); part.rows > 0; part = next_part(pairs, part, end)) {
+    float *output = task->output + part.start * width;
+    int64_t candidate = part.candidate;
+    for (int64_t row = 0; row < part.rows; row++) {
+      int64_t pair = part.start + row;
+      candidate = candidate_of(pairs, pair, candidate);
+      int64_t step = pairs->first_step[candidate] + pair - pairs->offsets[candidate];
+      if (!part.is_long) read_pair(pairs, candidate, step, input + row * inputs);
+      float *of_row = output + row * width;
       const float *of_candidate = task->by_candidate + candidate * width;
       if (task->by_step == NULL) {
-        memcpy(output, of_candidate, (size_t)width * 4);
+        memcpy(of_row, of_candidate, (size_t)width * 4);
         continue;
       }
       const float *of_step = task->by_step + step * width;
-      for (int64_t i = 0; i < width; i++) output[i] = of_candidate[i] + of_step[i];
+      for (int64_t i = 0; i < width; i++) of_row[i] = of_candidate[i] + of_step[i];
     }
-    float *output = task->output + pair * width;
-    product(rows, inputs, width, input, inputs, 1, task->weight, 1, output, width);
+    if (part.is_long) {
+      if (of_matrix != candidate) {
+        read_candidate(pairs, candidate, step_dim, c);
+        matrix_of(step_dim, width, 1, c, task->of_step, task->of_product, matrix);
+        of_matrix = candidate;
+      }
+      int64_t step = pairs->first_step[candidate] + part.start - pairs->offsets[candidate];
+      product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix, 1,
+              output, width);
+    } else {
+      product(part.rows, inputs, width, input, inputs, 1, task->weight, 1, output, width);
+    }
     if (task->statistics != NULL)
-      add_statistics(rows, width, output, pair - start, task->statistics + share * 2 * width);
+      add_statistics(part.rows, width, output, part.start - start,
+                     task->statistics + share * 2 * width);
   }
   free(input);
+  free(c);
+  free(matrix);
+}
+
+/* The step's and the product's columns of a weight (outputs, step_dim + dim), each laid out as a
+   matrix of step_dim inputs; the product's are filled up with zeros. */
+static void pack_apart(const Pairs *pairs, const float *weight, int64_t outputs, int64_t filled,
+                       int from_outputs, float **of_step, float **of_product) {
+  int64_t step_dim = pairs->step_dim, dim = pairs->dim, inputs = step_dim + dim;
+  float *wide = zeros(outputs * step_dim);
+  for (int64_t output = 0; output < outputs; output++)
+    memcpy(wide + output * step_dim, weight + output * inputs + step_dim, (size_t)dim * 4);
+  if (from_outputs) {
+    *of_step = pack(weight, outputs, step_dim, filled, inputs, 1);
+    *of_product = pack(wide, outputs, step_dim, filled, step_dim, 1);
+  } else {
+    *of_step = pack(weight, step_dim, outputs, filled, 1, inputs);
+    *of_product = pack(wide, step_dim, outputs, filled, 1, step_dim);
+  }
+  free(wide);
 }
 
 void finerank_first(const Pairs *pairs, const float *by_candidate, const float *by_step,
@@ -380,9 +465,13 @@ void finerank_first(const Pairs *pairs, const float *by_candidate, const float *
                     double *statistics) {
   int64_t inputs = input_width(pairs);
   float *packed = pack(weight, inputs, outputs, width, 1, inputs);
-  First task = {pairs, by_candidate, by_step, packed, width, output, statistics};
+  float *of_step = NULL, *of_product = NULL;
+  if (pairs->joint) pack_apart(pairs, weight, outputs, width, 0, &of_step, &of_product);
+  First task = {pairs, by_candidate, by_step, packed, of_step, of_product, width, output, statistics};
   run(first_of_share, &task, pairs->shares);
   free(packed);
+  free(of_step);
+  free(of_product);
 }
 
 typedef struct {
@@ -613,61 +702,130 @@ typedef struct {
   const Activation *activation;
   const Upstream *from;
   const float *output, *weight;
-  int64_t outputs, width, filled;
+  const float *of_step, *of_product; /* laid out from outputs to inputs */
+  const float *product_weight;       /* (step_dim, width): the product's, from inputs to outputs */
+  int64_t outputs, width, filled, step_filled;
   const float *weights, *of_sums;
   float *of_weight, *by_candidate, *by_step, *of_candidate, *of_values;
 } FirstGradient;
 
-static void first_gradient_of_share(void *argument, int64_t share) {
-  FirstGradient *task = argument;
+/* What a long history's pairs add to the gradients, by its candidate's matrix. */
+static void add_long(const FirstGradient *task, const Part *part, const float *g, const float *matrix,
+                     float *of_matrix, float *of_input, float *of_weight) {
+  const Pairs *pairs = task->pairs;
+  int64_t width = task->width, dim = pairs->dim, step_dim = pairs->step_dim;
+  int64_t filled = task->step_filled, candidate = part->candidate;
+  int64_t step = pairs->first_step[candidate] + part->start - pairs->offsets[candidate];
+  const float *h = pairs->values + step * step_dim, *c = pairs->candidate + candidate * dim;
+  memset(of_matrix, 0, (size_t)(step_dim * width) * 4);
+  product(step_dim, part->rows, width, h, 1, step_dim, g, 0, of_matrix, width);
+  float *to_candidate = task->of_candidate + candidate * dim;
+  for (int64_t k = 0; k < step_dim; k++) {
+    const float *of_row = of_matrix + k * width;
+    float *to_step = of_weight + k * width, *to_product = of_weight + (step_dim + k) * width;
+    vector sum = {0};
+    for (int64_t column = 0; column < width; column += WIDTH) {
+      vector x = load(of_row + column);
+      store(to_step + column, load(to_step + column) + x);
+      if (k >= dim) continue;
+      store(to_product + column, load(to_product + column) + c[k] * x);
+      sum += x * load(task->product_weight + k * width + column);
+    }
+    if (k < dim)
+      for (int i = 0; i < WIDTH; i++) to_candidate[k] += sum[i];
+  }
+  memset(of_input, 0, (size_t)(part->rows * filled) * 4);
+  product(part->rows, task->outputs, filled, g, width, 1, matrix, 1, of_input, filled);
+  const float *of_sum = task->of_sums + candidate * step_dim;
+  for (int64_t row = 0; row < part->rows; row++) {
+    float weight = task->weights[part->start + row];
+    float *to_step = task->of_values + (step + row) * step_dim;
+    for (int64_t i = 0; i < step_dim; i++)
+      to_step[i] = of_input[row * filled + i] + weight * of_sum[i];
+  }
+}
+
+/* What other pairs add: of each its own input. */
+static void add_short(const FirstGradient *task, const Part *part, const float *g, float *input,
+                      float *of_input, float *of_weight) {
   const Pairs *pairs = task->pairs;
   int64_t width = task->width, filled = task->filled, inputs = input_width(pairs);
   int64_t dim = pairs->dim, step_dim = pairs->step_dim, behind = inputs - dim;
-  int64_t start = start_of(pairs, share), end = start_of(pairs, share + 1);
+  int64_t candidate = part->candidate;
+  for (int64_t row = 0; row < part->rows; row++) {
+    int64_t pair = part->start + row;
+    candidate = candidate_of(pairs, pair, candidate);
+    int64_t step = pairs->first_step[candidate] + pair - pairs->offsets[candidate];
+    read_pair(pairs, candidate, step, input + row * inputs);
+  }
+  product(inputs, part->rows, width, input, 1, inputs, g, 0, of_weight, width);
+  memset(of_input, 0, (size_t)(part->rows * filled) * 4);
+  product(part->rows, task->outputs, filled, g, width, 1, task->weight, 1, of_input, filled);
+  candidate = part->candidate;
+  for (int64_t row = 0; row < part->rows; row++) {
+    int64_t pair = part->start + row;
+    candidate = candidate_of(pairs, pair, candidate);
+    int64_t step = pairs->first_step[candidate] + pair - pairs->offsets[candidate];
+    const float *of_step = of_input + row * filled, *of_crossed = of_step + behind;
+    const float *c = pairs->candidate + candidate * dim, *h = pairs->values + step * step_dim;
+    const float *of_sum = task->of_sums + candidate * step_dim;
+    float weight = task->weights[pair];
+    float *to_step = task->of_values + step * step_dim;
+    float *to_candidate = task->of_candidate + candidate * dim;
+    if (pairs->joint) /* the step's only pair */
+      for (int64_t i = 0; i < step_dim; i++) to_step[i] = of_step[i] + weight * of_sum[i];
+    else
+      for (int64_t i = 0; i < step_dim; i++) to_step[i] += weight * of_sum[i];
+    for (int64_t i = 0; i < dim; i++) {
+      to_candidate[i] += of_crossed[i] * h[i];
+      to_step[i] += of_crossed[i] * c[i];
+    }
+  }
+}
+
+static void first_gradient_of_share(void *argument, int64_t share) {
+  FirstGradient *task = argument;
+  const Pairs *pairs = task->pairs;
+  int64_t width = task->width, inputs = input_width(pairs), step_dim = pairs->step_dim;
+  int64_t end = start_of(pairs, share + 1);
   float *of_weight = task->of_weight + share * inputs * width;
   float *input = numbers(TILE * inputs), *g = numbers(TILE * width);
-  float *of_input = numbers(TILE * filled);
-  int64_t candidate = pairs->bounds[share];
-  for (int64_t pair = start; pair < end; pair += TILE) {
-    int64_t rows = smaller(TILE, end - pair), first = candidate;
-    read_upstream(task->from, pair, rows, width, g);
-    differentiate(task->activation, rows, width, task->output + pair * width, g);
-    for (int64_t row = 0; row < rows; row++) {
-      candidate = candidate_of(pairs, pair + row, candidate);
-      int64_t step = pairs->first_step[candidate] + pair + row - pairs->offsets[candidate];
-      read_pair(pairs, candidate, step, input + row * inputs);
+  float *of_input = numbers(TILE * task->filled), *c = numbers(task->step_filled);
+  float *matrix = numbers(task->outputs * task->step_filled);
+  float *of_matrix = numbers(step_dim * width);
+  int64_t whose_matrix = -1;
+  Part part = {start_of(pairs, share), 0, pairs->bounds[share], 0};
+  for (part = next_part(pairs, part, end); part.rows > 0; part = next_part(pairs, part, end)) {
+    int64_t candidate = part.candidate;
+    read_upstream(task->from, part.start, part.rows, width, g);
+    differentiate(task->activation, part.rows, width, task->output + part.start * width, g);
+    for (int64_t row = 0; row < part.rows; row++) {
+      int64_t pair = part.start + row;
+      candidate = candidate_of(pairs, pair, candidate);
       float *sum = task->by_candidate + candidate * width, *of_row = g + row * width;
       for (int64_t i = 0; i < width; i++) sum[i] += of_row[i];
       if (task->by_step == NULL) continue;
+      int64_t step = pairs->first_step[candidate] + pair - pairs->offsets[candidate];
       sum = task->by_step + step * width;
       for (int64_t i = 0; i < width; i++) sum[i] += of_row[i];
     }
-    product(inputs, rows, width, input, 1, inputs, g, 0, of_weight, width);
-    memset(of_input, 0, (size_t)(rows * filled) * 4);
-    product(rows, task->outputs, filled, g, width, 1, task->weight, 1, of_input, filled);
-    candidate = first;
-    for (int64_t row = 0; row < rows; row++) {
-      candidate = candidate_of(pairs, pair + row, candidate);
-      int64_t step = pairs->first_step[candidate] + pair + row - pairs->offsets[candidate];
-      const float *of_step = of_input + row * filled, *of_crossed = of_step + behind;
-      const float *c = pairs->candidate + candidate * dim, *h = pairs->values + step * step_dim;
-      const float *of_sum = task->of_sums + candidate * step_dim;
-      float weight = task->weights[pair + row];
-      float *to_step = task->of_values + step * step_dim;
-      float *to_candidate = task->of_candidate + candidate * dim;
-      if (pairs->joint) /* the step's only pair */
-        for (int64_t i = 0; i < step_dim; i++) to_step[i] = of_step[i] + weight * of_sum[i];
-      else
-        for (int64_t i = 0; i < step_dim; i++) to_step[i] += weight * of_sum[i];
-      for (int64_t i = 0; i < dim; i++) {
-        to_candidate[i] += of_crossed[i] * h[i];
-        to_step[i] += of_crossed[i] * c[i];
-      }
+    if (!part.is_long) {
+      add_short(task, &part, g, input, of_input, of_weight);
+      continue;
     }
+    if (whose_matrix != candidate) {
+      read_candidate(pairs, candidate, task->step_filled, c);
+      matrix_of(task->outputs, task->step_filled, 0, c, task->of_step, task->of_product, matrix);
+      whose_matrix = candidate;
+    }
+    add_long(task, &part, g, matrix, of_matrix, of_input, of_weight);
   }
   free(input);
   free(g);
   free(of_input);
+  free(c);
+  free(matrix);
+  free(of_matrix);
 }
 
 void finerank_first_gradient(const Pairs *pairs, const Activation *activation,
@@ -676,10 +834,29 @@ void finerank_first_gradient(const Pairs *pairs, const Activation *activation,
                              const float *of_sums, float *of_weight, float *by_candidate,
                              float *by_step, float *of_candidate, float *of_values) {
   int64_t inputs = input_width(pairs), filled = (inputs + 15) / 16 * 16;
+  int64_t step_dim = pairs->step_dim, step_filled = (step_dim + 15) / 16 * 16;
+  FirstGradient task = {
+      .pairs = pairs, .activation = activation, .from = from, .output = output,
+      .outputs = outputs, .width = width, .filled = filled, .step_filled = step_filled,
+      .weights = weights, .of_sums = of_sums, .of_weight = of_weight,
+      .by_candidate = by_candidate, .by_step = by_step, .of_candidate = of_candidate,
+      .of_values = of_values};
   float *packed = pack(weight, outputs, inputs, filled, inputs, 1);
-  FirstGradient task = {pairs,   activation, from,      output,       packed,  outputs,      width,
-                        filled,  weights,    of_sums,   of_weight,    by_candidate, by_step,
-                        of_candidate, of_values};
+  float *of_step = NULL, *of_product = NULL, *product_weight = NULL;
+  if (pairs->joint) {
+    pack_apart(pairs, weight, outputs, step_filled, 1, &of_step, &of_product);
+    product_weight = zeros(step_dim * width);
+    for (int64_t o = 0; o < outputs; o++)
+      for (int64_t k = 0; k < pairs->dim; k++)
+        product_weight[k * width + o] = weight[o * inputs + step_dim + k];
+  }
+  task.weight = packed;
+  task.of_step = of_step;
+  task.of_product = of_product;
+  task.product_weight = product_weight;
   run(first_gradient_of_share, &task, pairs->shares);
   free(packed);
+  free(of_step);
+  free(of_product);
+  free(product_weight);
 }
