@@ -1,11 +1,11 @@
 """The floor: what no implementation of a step can leave out on this machine.
 
 The bare matrix products of the step, forward and twice backward, with their shapes and nothing
-else, by the faster of the libraries that torch has for them; and one read and one write of the batch's embedding rows, with both moments of Adam. DIN's
-attention is counted as its smallest form: the first layer once a candidate, once a step and once a
-pair, no padding; where every request has one candidate and a full history, once a candidate and
-once a pair, the steps' part joined to it. Activations, losses, gathers of the history and the
-optimiser of the dense weights are not in it.
+else, by the faster of the two libraries that torch has for them; and one read and one write of the
+batch's embedding rows, with both moments of Adam. DIN's attention is counted as its smallest form:
+the first layer once a candidate, once a step and once a pair, no padding; where every request has
+one candidate and a full history, once a candidate and once a pair, the steps' part joined to it.
+Activations, losses, gathers of the history and the optimiser of the dense weights are not in it.
 """
 
 from __future__ import annotations
