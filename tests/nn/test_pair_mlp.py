@@ -1,7 +1,9 @@
 """Target attention by compiled functions against the same by torch, in twice the digits."""
 
 import copy
+import ctypes
 import sys
+from pathlib import Path
 from platform import machine
 
 import pytest
@@ -240,3 +242,29 @@ def test_functions_of_another_source_are_not_taken(monkeypatch, tmp_path):
 def test_without_threads_of_torch_there_are_no_functions(monkeypatch):
     monkeypatch.setattr(pair_kernels, "_threads", lambda: None)
     assert pair_kernels.library.__wrapped__() is None
+
+
+@pytest.mark.parametrize(
+    ("loaded", "found"),
+    [
+        ([], False),
+        (["{torch}/lib/libgomp.so.1"], True),
+        (["{torch}/lib/libgomp.so.1", "/opt/another/libgomp.so.1"], True),
+        (["/opt/one/libgomp.so.1", "/opt/another/libgomp.so.1"], False),
+    ],
+)
+def test_the_threads_are_those_of_torch(loaded, found, monkeypatch):
+    home = Path(torch.__file__).parent
+    lines = [f"7f-80 r-xp 00000000 fe:01 7  {path.format(torch=home)}" for path in loaded]
+    opened = []
+
+    class Library:
+        GOMP_parallel = ctypes.CFUNCTYPE(None)()
+
+        def __init__(self, path):
+            opened.append(path)
+
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "\n".join([*lines, "7f-80 [heap]"]))
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    pair_kernels._threads()
+    assert opened == ([f"{home}/lib/libgomp.so.1"] if found else [])

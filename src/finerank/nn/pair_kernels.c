@@ -8,7 +8,7 @@
    Rows are divided into shares, one for a thread, and what is summed over rows is summed for each
    share apart, so that results don't depend on which thread was the first.
 
-   The Python side is pair_kernels.py, which says what the arguments are. */
+   pair_mlp.py calls these functions. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -302,6 +302,7 @@ static void run(void (*work)(void *, int64_t), void *task, int64_t shares) {
 
 /* ---- Pairs ---- */
 
+/* Which candidate and step each pair is of. A candidate's pairs follow the steps of its history. */
 typedef struct {
   int64_t shares;
   const int64_t *bounds;     /* (shares + 1): the candidates of each share */
@@ -364,18 +365,18 @@ static Part next_part(const Pairs *pairs, Part before, int64_t end) {
   return part;
 }
 
-/* The first layer's matrix for one candidate, W_h + diag(c) W_p, from both laid out alike: the rows
-   are inputs where c is of rows, else the columns are. The product with the candidate is in it,
-   so a step takes one product of its own width. */
-static void matrix_of(int64_t depth, int64_t width, int by_row, const float *c, const float *of_step,
-                      const float *of_product, float *matrix) {
+/* The first layer's matrix for one candidate, W_h + W_p diag(c), which has the product with the
+   candidate in it, so that a step takes one product of its own width. Both are laid out alike: the
+   inputs are the rows, or else the columns. */
+static void matrix_of(int64_t depth, int64_t width, int inputs_are_rows, const float *c,
+                      const float *of_step, const float *of_product, float *matrix) {
   int64_t most = together(width) * WIDTH;
   for (int64_t group = 0; group < width; group += most) {
     int64_t size = smaller(most, width - group);
     for (int64_t k = 0; k < depth; k++)
       for (int64_t column = 0; column < size; column += WIDTH) {
         int64_t at = group * depth + k * size + column;
-        vector factor = by_row ? all(c[k]) : load(c + group + column);
+        vector factor = inputs_are_rows ? all(c[k]) : load(c + group + column);
         store(matrix + at, load(of_step + at) + factor * load(of_product + at));
       }
   }
@@ -387,9 +388,14 @@ static void read_candidate(const Pairs *pairs, int64_t candidate, int64_t filled
   memset(c + pairs->dim, 0, (size_t)(filled - pairs->dim) * 4);
 }
 
+/* The first layer: output (pairs, width) is the candidate's part (candidates, width), the step's
+   (steps, width) where there is one, and the product with what is read of a pair. Statistics, of
+   each share: the mean and the sum of squares about it (2, width). */
 typedef struct {
   const Pairs *pairs;
-  const float *by_candidate, *by_step, *weight, *of_step, *of_product;
+  const float *by_candidate, *by_step;
+  const float *weight;                /* from what is read of a pair */
+  const float *of_step, *of_product;  /* its parts apart, where they are joint */
   int64_t width;
   float *output;
   double *statistics;
@@ -467,13 +473,15 @@ void finerank_first(const Pairs *pairs, const float *by_candidate, const float *
   float *packed = pack(weight, inputs, outputs, width, 1, inputs);
   float *of_step = NULL, *of_product = NULL;
   if (pairs->joint) pack_apart(pairs, weight, outputs, width, 0, &of_step, &of_product);
-  First task = {pairs, by_candidate, by_step, packed, of_step, of_product, width, output, statistics};
+  First task = {pairs,      by_candidate, by_step, packed, of_step,
+                of_product, width,        output,  statistics};
   run(first_of_share, &task, pairs->shares);
   free(packed);
   free(of_step);
   free(of_product);
 }
 
+/* A further layer: of the activated input (pairs, input_width), `inputs` of it in use. */
 typedef struct {
   const Pairs *pairs;
   const Activation *activation;
@@ -530,6 +538,7 @@ static void last_of_share(void *argument, int64_t share) {
   free(active);
 }
 
+/* The logit (pairs) of the last layer's activated output. */
 void finerank_last(const Pairs *pairs, const Activation *activation, const float *input,
                    int64_t filled, const float *weight, const float *bias, float *output) {
   Next task = {pairs, activation, input, weight, bias, 0, filled, 0, output, NULL};
@@ -607,6 +616,7 @@ static void read_upstream(const Upstream *from, int64_t pair, int64_t rows, int6
             from->of_logit[pair + row] * load(from->last_weight + column));
 }
 
+/* Sums, of each share: those of `sum_gradients` and the last weight's gradient (4, width). */
 typedef struct {
   const Pairs *pairs;
   const Activation *activation;
@@ -646,6 +656,8 @@ void finerank_last_gradient(const Pairs *pairs, const Activation *activation, co
   run(last_gradient_of_share, &task, pairs->shares);
 }
 
+/* A further layer's gradients: of its weight (inputs, width) and bias for each share, of its input
+   (pairs, filled), and the sums (3, filled) of the activation before. */
 typedef struct {
   const Pairs *pairs;
   const Activation *activation, *before;
@@ -697,6 +709,8 @@ void finerank_next_gradient(const Pairs *pairs, const Activation *activation,
   free(packed);
 }
 
+/* The first layer's: of the weight for each share, of what came from candidates and steps, and of
+   these themselves, with what their weighted sum adds to the steps. */
 typedef struct {
   const Pairs *pairs;
   const Activation *activation;
@@ -710,8 +724,8 @@ typedef struct {
 } FirstGradient;
 
 /* What a long history's pairs add to the gradients, by its candidate's matrix. */
-static void add_long(const FirstGradient *task, const Part *part, const float *g, const float *matrix,
-                     float *of_matrix, float *of_input, float *of_weight) {
+static void add_long(const FirstGradient *task, const Part *part, const float *g,
+                     const float *matrix, float *of_matrix, float *of_input, float *of_weight) {
   const Pairs *pairs = task->pairs;
   int64_t width = task->width, dim = pairs->dim, step_dim = pairs->step_dim;
   int64_t filled = task->step_filled, candidate = part->candidate;

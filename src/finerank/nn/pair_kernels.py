@@ -74,9 +74,11 @@ def _threads() -> int | None:
     except OSError:
         return None
     paths = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
-    if len(paths) != 1:
+    home = str(Path(torch.__file__).parent)
+    of_torch = {path for path in paths if path.startswith(home)} or paths  # others may bring theirs
+    if len(of_torch) != 1:
         return None
-    return ctypes.cast(ctypes.CDLL(paths.pop()).GOMP_parallel, c_void_p).value
+    return ctypes.cast(ctypes.CDLL(of_torch.pop()).GOMP_parallel, c_void_p).value
 
 
 def call(function: str, *arguments: ctypes.Structure | Tensor | int | None) -> None:

@@ -11,8 +11,9 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from finerank.nn import onednn
 from finerank.nn.activations import ActivationName, activation
-from finerank.nn.products import cut, linear, padded
+from finerank.nn.products import cut, linear, padded, short_dtype
 
 
 class StackedLinear(nn.Module):
@@ -48,6 +49,8 @@ class StackedLinear(nn.Module):
             bias = None if self.bias is None else self.bias.flatten()
             shared = linear(x.squeeze(1), self.weight.flatten(0, 1), bias)
             return shared.unflatten(1, (self.num_members, self.output_dim))
+        if short_dtype(x) is None and onednn.multiplies_members(x, self.output_dim):
+            return onednn.product_of_members(x, self.weight, self.bias)
         members = padded(x).transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
         weight = self.weight.transpose(1, 2)  # (M, I, O)
         if self.bias is None:
