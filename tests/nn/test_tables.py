@@ -88,3 +88,20 @@ def test_says_which_table_does_not_fit(tables, change, message):
     }
     with pytest.raises(RuntimeError, match=message):
         tables.load_state_dict(state)
+
+
+def test_the_order_of_rows_in_use_is_the_same_each_time():
+    """With several threads, too: of equal rows the last one stands for all."""
+    rows = torch.randint(0, 300, (40_000,))
+    tables = EmbeddingTables({"a": 300}, 4, std=1.0)
+    tables.sparse = True
+    last = {row: place for place, row in enumerate(rows.tolist())}
+    expected = sorted(last, key=last.__getitem__)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(50):
+            tables(rows)
+            assert tables.in_use[0].tolist() == expected
+    finally:
+        torch.set_num_threads(threads)

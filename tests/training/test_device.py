@@ -82,14 +82,10 @@ class InAnyOrder(TorchDispatchMode):
         self.random = torch.Generator().manual_seed(0)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket is torch.ops.aten.index_copy_:
+        if func.overloadpacket in {torch.ops.aten.index_copy_, torch.ops.aten.scatter_}:
             table, dim, rows, values = args
             order = torch.randperm(len(rows), generator=self.random)
             args = table, dim, rows[order], values[order]
-        elif func.overloadpacket is torch.ops.aten.index_put_:
-            table, (rows,), values = args
-            order = torch.randperm(len(rows), generator=self.random)
-            args = table, (rows[order],), values[order]
         return func(*args, **(kwargs or {}))
 
 

@@ -57,8 +57,8 @@ class Counter(TorchDispatchMode):
             self.written += args[3].nbytes
         elif func.overloadpacket is torch.ops.aten.index_fill_:  # when each row was last used
             self.written += args[2].numel() * args[0].itemsize
-        elif func.overloadpacket is torch.ops.aten.index_put_:  # a part of a table of places
-            self.written += args[2].nbytes
+        elif func.overloadpacket is torch.ops.aten.scatter_:  # a part of a table of places
+            self.written += args[3].nbytes
         else:
             outputs = result if isinstance(result, tuple | list) else [result]
             self.written += sum(each.nbytes for each in outputs if isinstance(each, torch.Tensor))

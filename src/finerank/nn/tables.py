@@ -106,7 +106,7 @@ class EmbeddingTables(nn.Module):
         if len(self._last_place) != len(self.weight) or self._last_place.device != rows.device:
             self._last_place = rows.new_empty(len(self.weight), dtype=torch.int32)
         order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
-        self._last_place[rows] = order
+        self._last_place.scatter_(0, rows, order)  # on a CPU the last one stays, always
         chosen = self._last_place.index_select(0, rows)
         if not host.is_readable(rows):
             places = chosen.long()
