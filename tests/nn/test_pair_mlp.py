@@ -165,6 +165,17 @@ def test_results_are_the_same_each_time():
         assert all(torch.equal(*each) for each in zip(first, found, strict=True))
 
 
+@pytest.mark.parametrize("per_request", [1, 2])
+def test_indices_may_be_int32(per_request, served):
+    candidate, values, *histories = inputs([3, 0, 9], per_request, 8, 8)
+    attention = TargetAttention(8)
+    narrow = [index.to(torch.int32) for index in histories]
+    expected = outcome(copy.deepcopy(attention), candidate, values, *histories)
+    found = outcome(attention, candidate, values, *narrow)
+    assert all(torch.equal(*each) for each in zip(found, expected, strict=True))
+    assert served == [True, True]
+
+
 def test_a_batch_is_counted(served):
     given = inputs([3, 4], 1, 8, 8)
     attention = TargetAttention(8)
@@ -224,6 +235,7 @@ def test_candidates_of_a_request_stay_in_one_share(monkeypatch):
     assert bounds[0] == 0
     assert bounds[-1] == 12
     assert (bounds.diff() >= 0).all()
+    # Candidates 6 to 8 have no pairs, and so may be in any share.
     assert all(bound % 3 == 0 for bound in bounds.tolist() if bound not in (7, 8))
     assert work.counts.sum() == 45
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from finerank.nn import host
+
 _WORTH = 2**23  # multiplications in a product, below which setting it up takes what it saves
 _ALIGNED = 16  # numbers: the widths of members that have a fast kernel
 _DIGITS = 5  # binary ones, of a number of rows: 16 numbers between each power of two and the next
@@ -28,11 +30,22 @@ def rounded_up(rows: int) -> int:
     return -(-rows // unit) * unit
 
 
+def even_rows(x: Tensor) -> Tensor:
+    """Return rows ``(B, ...)`` and zeros behind them; what is computed of them is to be `cut`."""
+    more = rounded_up(len(x)) - len(x)
+    return functional.pad(x, (0, 0) * (x.ndim - 1) + (0, more)) if more else x
+
+
+def cut(x: Tensor, rows: int) -> Tensor:
+    """Return so many rows; without a step of a gradient's way back where there are no others."""
+    return x if x.shape[0] == rows else x[:rows]
+
+
 def multiplies(x: Tensor, outputs: int) -> bool:
     """Whether oneDNN is faster for rows ``(B, I)`` times a matrix ``(I, O)``."""
     return (
         x.dtype == torch.float32
-        and x.device.type == "cpu"
+        and host.is_readable(x)
         and x.numel() * outputs >= _WORTH
         and is_faster()
     )
@@ -57,9 +70,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: ``(O,)``.
     """
     output: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - the one door to it
-        _even(x), _whole(weight), bias, "none", [], ""
+        even_rows(x), _whole(weight), bias, "none", [], ""
     )
-    return output[: len(x)]
+    return cut(output, len(x))
 
 
 def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
@@ -71,7 +84,7 @@ def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
     """
     if x.shape[1] < y.shape[1]:  # faster than the other way round
         return product_of_rows(y, x).t().contiguous()
-    x, y, shape = _even(x), _even(y), (x.shape[1], y.shape[1], 1, 1)
+    x, y, shape = even_rows(x), even_rows(y), (x.shape[1], y.shape[1], 1, 1)
     _, output, _ = torch.ops.aten.convolution_backward(
         _pixels(x),
         _pixels(y),
@@ -104,18 +117,12 @@ def product_of_members(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     """
     members, outputs, _ = weight.shape
     output = functional.conv2d(
-        _pixels(_even(x.flatten(1))),
+        _pixels(even_rows(x.flatten(1))),
         weight.flatten(0, 1)[:, :, None, None],
         None if bias is None else bias.flatten(),
         groups=members,
     )
-    return output.permute(0, 2, 3, 1).reshape(-1, members, outputs)[: len(x)]
-
-
-def _even(x: Tensor) -> Tensor:
-    """Rows and zeros behind them."""
-    more = rounded_up(len(x)) - len(x)
-    return functional.pad(x, (0, 0, 0, more)) if more else x
+    return cut(output.permute(0, 2, 3, 1).reshape(-1, members, outputs), len(x))
 
 
 def _whole(weight: Tensor) -> Tensor:

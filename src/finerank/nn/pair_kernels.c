@@ -112,6 +112,8 @@ BLOCKS(8, 1) BLOCKS(4, 2) BLOCKS(4, 3)
 static const Block BLOCK_OF[][3] = {{NULL}, NAMES(8, 1), NAMES(4, 2), NAMES(4, 3)};
 #endif
 
+/* Up to a multiple of 16. */
+INLINE int64_t filled_up(int64_t width) { return (width + 15) / 16 * 16; }
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* How many vectors of a row of so many numbers are taken together. */
@@ -328,6 +330,11 @@ INLINE int64_t candidate_of(const Pairs *pairs, int64_t pair, int64_t candidate)
   return candidate;
 }
 
+/* The step of a candidate's pair. */
+INLINE int64_t step_of(const Pairs *pairs, int64_t candidate, int64_t pair) {
+  return pairs->first_step[candidate] + pair - pairs->offsets[candidate];
+}
+
 /* What the first layer reads of a pair. */
 INLINE void read_pair(const Pairs *pairs, int64_t candidate, int64_t step, float *input) {
   const float *c = pairs->candidate + candidate * pairs->dim;
@@ -416,7 +423,7 @@ static void first_of_share(void *argument, int64_t share) {
     for (int64_t row = 0; row < part.rows; row++) {
       int64_t pair = part.start + row;
       candidate = candidate_of(pairs, pair, candidate);
-      int64_t step = pairs->first_step[candidate] + pair - pairs->offsets[candidate];
+      int64_t step = step_of(pairs, candidate, pair);
       if (!part.is_long) read_pair(pairs, candidate, step, input + row * inputs);
       float *of_row = output + row * width;
       const float *of_candidate = task->by_candidate + candidate * width;
@@ -433,7 +440,7 @@ static void first_of_share(void *argument, int64_t share) {
         matrix_of(step_dim, width, 1, c, task->of_step, task->of_product, matrix);
         of_matrix = candidate;
       }
-      int64_t step = pairs->first_step[candidate] + part.start - pairs->offsets[candidate];
+      int64_t step = step_of(pairs, candidate, part.start);
       product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix, 1,
               output, width);
     } else {
@@ -596,7 +603,6 @@ void finerank_sum_gradient(const Pairs *pairs, const float *gradient, float *of_
   run(sum_gradient_of_share, &task, pairs->shares);
 }
 
-
 /* The gradient of a layer's activated output: a row's of the logit times the last weight, or one
    that is stored. */
 typedef struct {
@@ -729,7 +735,7 @@ static void add_long(const FirstGradient *task, const Part *part, const float *g
   const Pairs *pairs = task->pairs;
   int64_t width = task->width, dim = pairs->dim, step_dim = pairs->step_dim;
   int64_t filled = task->step_filled, candidate = part->candidate;
-  int64_t step = pairs->first_step[candidate] + part->start - pairs->offsets[candidate];
+  int64_t step = step_of(pairs, candidate, part->start);
   const float *h = pairs->values + step * step_dim, *c = pairs->candidate + candidate * dim;
   memset(of_matrix, 0, (size_t)(step_dim * width) * 4);
   product(step_dim, part->rows, width, h, 1, step_dim, g, 0, of_matrix, width);
@@ -769,7 +775,7 @@ static void add_short(const FirstGradient *task, const Part *part, const float *
   for (int64_t row = 0; row < part->rows; row++) {
     int64_t pair = part->start + row;
     candidate = candidate_of(pairs, pair, candidate);
-    int64_t step = pairs->first_step[candidate] + pair - pairs->offsets[candidate];
+    int64_t step = step_of(pairs, candidate, pair);
     read_pair(pairs, candidate, step, input + row * inputs);
   }
   product(inputs, part->rows, width, input, 1, inputs, g, 0, of_weight, width);
@@ -779,7 +785,7 @@ static void add_short(const FirstGradient *task, const Part *part, const float *
   for (int64_t row = 0; row < part->rows; row++) {
     int64_t pair = part->start + row;
     candidate = candidate_of(pairs, pair, candidate);
-    int64_t step = pairs->first_step[candidate] + pair - pairs->offsets[candidate];
+    int64_t step = step_of(pairs, candidate, pair);
     const float *of_step = of_input + row * filled, *of_crossed = of_step + behind;
     const float *c = pairs->candidate + candidate * dim, *h = pairs->values + step * step_dim;
     const float *of_sum = task->of_sums + candidate * step_dim;
@@ -819,7 +825,7 @@ static void first_gradient_of_share(void *argument, int64_t share) {
       float *sum = task->by_candidate + candidate * width, *of_row = g + row * width;
       for (int64_t i = 0; i < width; i++) sum[i] += of_row[i];
       if (task->by_step == NULL) continue;
-      int64_t step = pairs->first_step[candidate] + pair - pairs->offsets[candidate];
+      int64_t step = step_of(pairs, candidate, pair);
       sum = task->by_step + step * width;
       for (int64_t i = 0; i < width; i++) sum[i] += of_row[i];
     }
@@ -847,8 +853,8 @@ void finerank_first_gradient(const Pairs *pairs, const Activation *activation,
                              int64_t outputs, int64_t width, const float *weights,
                              const float *of_sums, float *of_weight, float *by_candidate,
                              float *by_step, float *of_candidate, float *of_values) {
-  int64_t inputs = input_width(pairs), filled = (inputs + 15) / 16 * 16;
-  int64_t step_dim = pairs->step_dim, step_filled = (step_dim + 15) / 16 * 16;
+  int64_t inputs = input_width(pairs), filled = filled_up(inputs);
+  int64_t step_dim = pairs->step_dim, step_filled = filled_up(step_dim);
   FirstGradient task = {
       .pairs = pairs, .activation = activation, .from = from, .output = output,
       .outputs = outputs, .width = width, .filled = filled, .step_filled = step_filled,

@@ -3,8 +3,7 @@
 They are built with the package, for some instruction sets each; where none fits the processor, or
 torch runs on threads that they can't share, there are none and `finerank.nn.pair_linear` is used.
 
-Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the candidate's width,
-``S`` a step's, ``W`` a layer's width filled up to a multiple of 16, ``K`` shares of the rows.
+Shape letter: ``W`` a layer's width filled up to a multiple of 16.
 """
 
 import ctypes

@@ -17,10 +17,25 @@ from torch.autograd.function import once_differentiable
 
 from finerank.nn import host
 from finerank.nn.jagged import sum_segments
+from finerank.nn.onednn import cut
 from finerank.nn.pairs import Pairs
-from finerank.nn.products import cut, even, pays, product, product_of_rows, short_dtype
+from finerank.nn.products import even, pays, product, product_of_rows, short_dtype
 
 _PART = 2**20  # numbers in the vectors of pairs that are worked on together: 4 MiB
+
+
+class Columns:
+    """The first layer's weights: for the candidate, the step, and what is read of a pair.
+
+    That is the product of candidate and step, and where each step has one pair (`joint`) the step
+    before it, so that there is no product a step.
+    """
+
+    def __init__(self, weight: Tensor, dim: int, *, joint: bool) -> None:
+        of_candidate, of_step, of_product = weight.tensor_split([dim, weight.shape[1] - dim], 1)
+        self.of_candidate = of_candidate.contiguous()  # (H, D)
+        self.of_step = None if joint else of_step.contiguous()  # (H, S)
+        self.of_pair = weight[:, dim:].contiguous() if joint else of_product.contiguous()
 
 
 def pair_linear(
@@ -143,17 +158,21 @@ class _PairLinear(torch.autograd.Function):
         weight = weight if short is None else weight.to(short)
         ctx.save_for_backward(candidate, values, weight, step, candidate_of_pair, offsets)
         vectors = _Vectors(candidate, values, step, candidate_of_pair)
-        of_candidate, of_step, of_pair = _weights(weight, vectors)
-        by_candidate = product(candidate, of_candidate).to(dtype)  # (B, H)
+        columns = Columns(weight, candidate.shape[1], joint=step is None)
+        by_candidate = product(candidate, columns.of_candidate).to(dtype)  # (B, H)
         if bias is not None:
             by_candidate += bias
-        by_step = None if step is None else product(values, of_step).to(dtype)  # (N, H)
+        by_step = None  # (N, H)
+        if columns.of_step is not None:
+            by_step = product(values, columns.of_step).to(dtype)
         hidden = by_candidate.new_empty(len(candidate_of_pair), len(weight))  # (P, H)
         for part in _parts(offsets, len(hidden), vectors.width):
             of_part = by_candidate.index_select(0, candidate_of_pair[part.pairs])
             if step is not None and by_step is not None:
                 of_part += by_step.index_select(0, step[part.pairs])
-            torch.add(of_part, product(vectors.of(part.pairs)[0], of_pair), out=hidden[part.pairs])
+            torch.add(
+                of_part, product(vectors.of(part.pairs)[0], columns.of_pair), out=hidden[part.pairs]
+            )
         return cut(hidden, num_pairs)
 
     @staticmethod
@@ -162,15 +181,15 @@ class _PairLinear(torch.autograd.Function):
         candidate, values, weight, step, candidate_of_pair, offsets = ctx.saved_tensors
         dim, dtype = candidate.shape[1], gradient.dtype
         vectors = _Vectors(candidate, values, step, candidate_of_pair)
-        of_candidate, of_step, of_pair = _weights(weight, vectors)
+        columns = Columns(weight, dim, joint=step is None)
         num_candidates, num_steps = ctx.rows
         gradient = gradient.contiguous()
         sums = sum_segments(gradient, offsets)  # (B, H)
         d_bias = sums.sum(dim=0) if ctx.has_bias else None
         by_candidate, by_pair = even(sums, ctx.short), even(gradient, ctx.short)  # (P, H)
-        d_candidate = product(by_candidate, of_candidate.t()).to(dtype)  # (B, D)
+        d_candidate = product(by_candidate, columns.of_candidate.t()).to(dtype)  # (B, D)
         d_of_candidate = product_of_rows(by_candidate, candidate)  # (H, D)
-        if step is None:
+        if columns.of_step is None:
             d_of_step = gradient.new_empty(len(weight), 0)
             d_values = gradient.new_empty(values.shape)  # (N, S)
         else:
@@ -178,12 +197,12 @@ class _PairLinear(torch.autograd.Function):
             by_step.index_add_(0, step[: len(gradient)], gradient)
             by_step = even(by_step, ctx.short)  # (N, H)
             d_of_step = product_of_rows(by_step, values)  # (H, S)
-            d_values = product(by_step, of_step.t()).to(dtype)  # (N, S)
-        d_of_pair = gradient.new_zeros(of_pair.shape)
+            d_values = product(by_step, columns.of_step.t()).to(dtype)  # (N, S)
+        d_of_pair = gradient.new_zeros(columns.of_pair.shape)
         for part in _parts(offsets, len(by_pair), vectors.width):
             of_part, candidates, steps = vectors.of(part.pairs)
             of_pairs = by_pair[part.pairs]
-            d_vectors = product(of_pairs, of_pair.t())
+            d_vectors = product(of_pairs, columns.of_pair.t())
             d_of_pair += product_of_rows(of_pairs, of_part)
             d_crossed = d_vectors[:, vectors.start :]
             if step is None:
@@ -198,11 +217,3 @@ class _PairLinear(torch.autograd.Function):
         d_weight = torch.cat([d_of_candidate.to(dtype), d_of_step.to(dtype), d_of_pair], dim=1)
         d_candidate, d_values = cut(d_candidate, num_candidates), cut(d_values, num_steps)
         return d_candidate, d_values, d_weight, d_bias, *[None] * 4
-
-
-def _weights(weight: Tensor, vectors: _Vectors) -> tuple[Tensor, Tensor, Tensor]:
-    """The columns for the candidate, for the step and for what is read of a pair, each whole."""
-    dim = vectors.candidate.shape[1]
-    of_candidate, of_step, of_product = weight.tensor_split([dim, weight.shape[1] - dim], 1)
-    of_pair = weight[:, dim:] if vectors.step is None else of_product
-    return of_candidate.contiguous(), of_step.contiguous(), of_pair.contiguous()

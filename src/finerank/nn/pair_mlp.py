@@ -21,6 +21,7 @@ from finerank.nn.jagged import segment_softmax, sum_segments
 from finerank.nn.mlp import MLP
 from finerank.nn.normalization import BatchNorm
 from finerank.nn.pair_kernels import Activation, PairsOf, Upstream, address, call, library
+from finerank.nn.pair_linear import Columns
 from finerank.nn.pairs import Pairs
 from finerank.nn.products import product, product_of_rows
 
@@ -133,7 +134,8 @@ class _Work(NamedTuple):
 
 def _work_of(candidate: Tensor, values: Tensor, pairs: Pairs) -> _Work:
     """Divide the pairs; candidates that share their steps stay together."""
-    rows, offsets, first_steps = len(pairs.candidate), pairs.offsets, _first_steps(pairs)
+    rows, offsets = len(pairs.candidate), pairs.offsets.long()
+    first_steps = _first_steps(pairs).long()
     shares = max(1, min(torch.get_num_threads(), rows // _FEWEST))
     cuts = torch.arange(1, shares) * rows // shares  # pairs
     cuts = torch.searchsorted(offsets, cuts, right=True).sub_(1)  # candidates
@@ -185,20 +187,6 @@ def _layers(learned: Sequence[Tensor | None]) -> Iterator[_Layer]:
         yield _Layer(weight.contiguous(), bias, slopes)
 
 
-class _Columns:
-    """The first layer's weights: for the candidate, the step, and what is read of a pair.
-
-    That is the product of candidate and step, and where each step has one pair (`joint`) the step
-    before it, so that there is no product a step.
-    """
-
-    def __init__(self, weight: Tensor, dim: int, *, joint: bool) -> None:
-        of_candidate, of_step, of_product = weight.tensor_split([dim, weight.shape[1] - dim], 1)
-        self.of_candidate = of_candidate.contiguous()  # (O, D)
-        self.of_step = None if joint else of_step.contiguous()  # (O, S)
-        self.of_pair = weight[:, dim:].contiguous() if joint else of_product.contiguous()
-
-
 class _Gate(NamedTuple):
     """An activation in a batch, as in C: its slopes, and of Dice the statistics ``(W,)``."""
 
@@ -224,7 +212,9 @@ class _Gate(NamedTuple):
         )
 
 
-def _gate(layer: _Layer, norm: BatchNorm | None, statistics: Tensor | None, work: _Work) -> _Gate:
+def _gate(
+    layer: _Layer, norm: BatchNorm | None, statistics: Tensor | None, counts: Tensor
+) -> _Gate:
     """A layer's activation; Dice by the statistics of the batch, or else the running ones."""
     slopes = layer.slopes
     alpha = layer.weight.new_zeros(layer.width) if slopes is None else _filled(slopes.detach())
@@ -235,19 +225,20 @@ def _gate(layer: _Layer, norm: BatchNorm | None, statistics: Tensor | None, work
         assert mean is not None
         assert variance is not None
     else:
-        mean, variance = _mean_and_variance(statistics, work.counts)
+        mean, variance = _mean_and_variance(statistics, counts)
         mean, variance = (x[: layer.outputs].to(alpha.dtype) for x in (mean, variance))
-        norm.keep(mean, variance, int(work.counts.sum()))
+        norm.keep(mean, variance, int(counts.sum()))
     return _Gate(alpha, _filled(mean), _filled((variance + norm.eps).rsqrt()))
 
 
 def _mean_and_variance(statistics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Of all rows ``(W,)``, from each share's mean and sum of squares about it ``(K, 2, W)``."""
     means, squares = statistics.unbind(1)
-    shares = (counts / counts.sum()).to(means.dtype).unsqueeze(1)  # (K, 1)
+    rows = counts.sum()
+    shares = (counts / rows).to(means.dtype).unsqueeze(1)  # (K, 1)
     mean = (shares * means).sum(dim=0)
     between = (shares * (means - mean).square()).sum(dim=0)
-    return mean, squares.sum(dim=0) / counts.sum() + between
+    return mean, squares.sum(dim=0) / rows + between
 
 
 class _Attended(torch.autograd.Function):
@@ -273,7 +264,7 @@ class _Attended(torch.autograd.Function):
             of_batch = norm is not None and norm.training
             statistics = work.sums(2, layer.width) if of_batch else None
             if not outputs:
-                columns = _Columns(layer.weight, candidate.shape[1], joint=pairs.step is None)
+                columns = Columns(layer.weight, candidate.shape[1], joint=pairs.step is None)
                 by_candidate = product(candidate, columns.of_candidate)  # (B, O)
                 if layer.bias is not None:
                     by_candidate += layer.bias
@@ -290,7 +281,7 @@ class _Attended(torch.autograd.Function):
                     outputs[-1].shape[1], layer.weight, layer.filled_bias(), layer.outputs,
                     layer.width, output, statistics,
                 )  # fmt: skip
-            gates.append(_gate(layer, norm, statistics, work))
+            gates.append(_gate(layer, norm, statistics, work.counts))
             outputs.append(output)
         weights = values.new_empty(rows)
         call(
@@ -354,7 +345,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
         upstream = Upstream(None, None, address(of_inputs))
         held.append(of_inputs)
     layer, dim = layers[0], candidate.shape[1]
-    columns = _Columns(layer.weight, dim, joint=joint)
+    columns = Columns(layer.weight, dim, joint=joint)
     gate = gates[0].with_sums(*of_normal, rows)
     of_pair = work.sums(columns.of_pair.shape[1], layer.width, dtype=gradient.dtype)
     by_candidate = gradient.new_zeros(len(candidate), layer.width)

@@ -34,12 +34,12 @@ def pays(outputs: int, inputs: int) -> bool:
 def padded(x: Tensor) -> Tensor:
     """Rows ``(B, ...)`` and zeros behind them for a product in short numbers; else themselves.
 
-    What is computed of them is to be `cut`.
+    What is computed of them is to be `finerank.nn.onednn.cut`.
     """
-    dtype, size = short_dtype(x), onednn.rounded_up(x.shape[0])
-    if dtype is None or size == x.shape[0]:
+    dtype = short_dtype(x)
+    if dtype is None or onednn.rounded_up(len(x)) == len(x):
         return x
-    return functional.pad(x.to(dtype), (0, 0) * (x.ndim - 1) + (0, size - x.shape[0]))
+    return onednn.even_rows(x.to(dtype))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -50,12 +50,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: ``(O, I)``.
         bias: ``(O,)``.
     """
-    if short_dtype(x) is not None and not pays(*weight.shape):
-        with torch.autocast("cpu", enabled=False):
-            return _long_linear(x.to(weight.dtype), weight, bias)
-    if short_dtype(x) is not None:
-        return cut(functional.linear(padded(x), weight, bias), x.shape[0])
-    return _long_linear(x, weight, bias)
+    if short_dtype(x) is None:
+        return _long_linear(x, weight, bias)
+    if pays(*weight.shape):
+        return onednn.cut(functional.linear(padded(x), weight, bias), len(x))
+    with torch.autocast("cpu", enabled=False):
+        return _long_linear(x.to(weight.dtype), weight, bias)
 
 
 def bmm(x: Tensor, y: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def bmm(x: Tensor, y: Tensor) -> Tensor:
         x: ``(B, N, I)``.
         y: ``(B, I, O)``.
     """
-    return cut(torch.bmm(padded(x), padded(y)), x.shape[0])
+    return onednn.cut(torch.bmm(padded(x), padded(y)), len(x))
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -86,11 +86,6 @@ def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
         y: ``(B, O)``.
     """
     return onednn.product_of_rows(x, y) if onednn.multiplies(x, y.shape[1]) else x.t() @ y
-
-
-def cut(x: Tensor, rows: int) -> Tensor:
-    """Return so many rows; without a step of a gradient's way back where there are no others."""
-    return x if x.shape[0] == rows else x[:rows]
 
 
 def even(x: Tensor, short: torch.dtype | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from finerank.nn import onednn
 from finerank.nn.activations import ActivationName, activation
-from finerank.nn.products import cut, linear, padded, short_dtype
+from finerank.nn.products import linear, padded, short_dtype
 
 
 class StackedLinear(nn.Module):
@@ -57,7 +57,7 @@ class StackedLinear(nn.Module):
             outputs = torch.bmm(members, weight)
         else:
             outputs = torch.baddbmm(self.bias.unsqueeze(1), members, weight)
-        return cut(outputs.transpose(0, 1), x.shape[0])
+        return onednn.cut(outputs.transpose(0, 1), x.shape[0])
 
 
 class StackedMLP(nn.Module):
