@@ -7,7 +7,7 @@ PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 BENCHMARK := .venv-benchmark
 BENCHMARK_READY := $(BENCHMARK)/.ready
-COMPILED := hatch_build.py src/finerank/nn/pair_kernels.c
+COMPILED := hatch_build.py $(wildcard src/finerank/nn/kernels/*.[ch])
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

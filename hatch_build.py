@@ -16,10 +16,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("src/finerank/nn/pair_kernels.c")
+FOLDER = Path("src/finerank/nn/kernels")
 INSTRUCTIONS = ("x86_64_v3", "x86_64_v4")  # with AVX2, with AVX-512
 GLIBC = "2.28"  # the oldest that torch runs with
-OPTIONS = "-O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -std=c11 -Wall -Wextra -Werror"
+OPTIONS = (
+    "-O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fvisibility=hidden "
+    "-std=c11 -Wall -Wextra -Werror"
+)
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -29,28 +32,31 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         """Compile for each set of instructions; the wheel is of this platform then."""
         if (sys.platform, platform.machine()) != ("linux", "x86_64"):
             return
-        source = Path(self.root) / SOURCE
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+        folder = Path(self.root) / FOLDER
+        sources = sorted([*folder.glob("*.c"), *folder.glob("*.h")])
+        digest = hashlib.sha256(b"".join(each.read_bytes() for each in sources)).hexdigest()[:12]
         libraries = {
-            source.with_name(f"{source.stem}_{digest}_{instructions}.so"): instructions
+            folder / f"kernels_{digest}_{instructions}.so": instructions
             for instructions in INSTRUCTIONS
         }
-        for old in source.parent.glob(f"{source.stem}_*.so"):
+        for old in folder.glob("*.so"):
             if old not in libraries:
                 old.unlink()
         for library, instructions in libraries.items():
             if not library.exists() or library.stat().st_mtime < Path(__file__).stat().st_mtime:
-                _compile(source, library, instructions)
-        build_data["artifacts"].append(f"/{SOURCE.parent}/*.so")
+                _compile(sorted(folder.glob("*.c")), library, instructions)
+        build_data["artifacts"].append(f"/{FOLDER}/*.so")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-manylinux_{GLIBC.replace('.', '_')}_x86_64"
 
 
-def _compile(source: Path, library: Path, instructions: str) -> None:
+def _compile(sources: list[Path], library: Path, instructions: str) -> None:
     target = ["-target", f"x86_64-linux-gnu.{GLIBC}", f"-march={instructions}"]
     command = [sys.executable, "-m", "ziglang", "cc", *OPTIONS.split(), *target, "-shared", "-fPIC"]
     with tempfile.TemporaryDirectory() as cache:
         caches = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
         subprocess.run(  # noqa: S603
-            [*command, "-s", "-o", str(library), str(source)], check=True, env=os.environ | caches
+            [*command, "-s", "-o", str(library), *map(str, sources)],
+            check=True,
+            env=os.environ | caches,
         )

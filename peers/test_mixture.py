@@ -99,8 +99,8 @@ def test_mmoe_of_deepctr(bench):
     ours = mixture()
     copy_members(ours.experts.mlps.linears, map(layers_of_deepctr, theirs.expert_dnn))
     copy_members([*ours.towers.mlps.linears, ours.towers.logit], deepctr_towers(theirs))
-    for gate, their in zip(ours.gate_of_task, theirs.gate_dnn_final_layer, strict=True):
-        gate.linear.load_state_dict(their.state_dict())
+    weights = [their.weight for their in theirs.gate_dnn_final_layer]
+    ours.gating.linear.load_state_dict({"weight": torch.stack(weights)})
     bench.agree(score(ours), theirs, torch.randn(B, W))
 
 
@@ -124,10 +124,10 @@ def test_mmoe_of_rechub_with_fixed_statistics(bench):
     copy_members(ours.experts.mlps.linears, map(layers_of_rechub, theirs.experts))
     towers = [*ours.towers.mlps.linears, ours.towers.logit]
     copy_members(towers, map(layers_of_rechub, theirs.towers))
-    for gate, their in zip(ours.gate_of_task, theirs.gates, strict=True):
+    for gate, their in zip(ours.gating.linear.weight, theirs.gates, strict=True):
         ((weight, shift),) = layers_of_rechub(their)
         their.mlp[1].bias -= shift
-        gate.linear.weight.copy_(weight)
+        gate.copy_(weight)
     with torch.enable_grad():
         bench.agree(score(ours), rechub_score(theirs), torch.randn(B, W))
 
@@ -153,7 +153,7 @@ def test_shared_bottom_of_rechub_with_fixed_statistics(bench):
 def test_rechub_normalises_the_gates_logits_over_the_batch(bench):
     """In training a row's shares depend on its batch mates, and not on the scale of the weights."""
     theirs, ours = bench.scattered(rechub_mmoe()).gates[0], bench.scattered(mixture())
-    ours = ours.gate_of_task[0]
+    ours = ours.gating
     x = torch.randn(B, W)
     other = x.clone()
     other[1:] *= 3

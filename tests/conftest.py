@@ -18,6 +18,7 @@ from finerank.data.batch import Batch, Column, Jagged
 from finerank.data.events import EventStore
 from finerank.data.examples import Examples
 from finerank.data.schema import Feature, History, Schema
+from finerank.nn.kernels import library
 from finerank.run import train
 from finerank.training import device
 
@@ -35,6 +36,20 @@ def _on_the_cpu():
         patch.setattr(device, "_default", lambda: "cpu")
         patch.setattr(device, "_computes_bfloat16", lambda device: False)
         yield
+
+
+@pytest.fixture(params=["AVX512", "AVX2"])
+def instructions(request, monkeypatch) -> None:
+    """The compiled functions of either set of instructions; skipped where there are none."""
+    if (
+        request.param > torch.backends.cpu.get_cpu_capability()
+    ):  # the wider comes later in the alphabet
+        pytest.skip("this processor has none of them")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    found = library.functions.__wrapped__()
+    if found is None:
+        pytest.skip("no functions are compiled for this machine")
+    monkeypatch.setattr(library, "functions", lambda: found)
 
 
 PRODUCTS = [getattr(torch.ops.aten, name) for name in ("mm", "addmm", "bmm", "baddbmm")]

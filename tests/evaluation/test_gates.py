@@ -37,9 +37,8 @@ def mmoe(click, order):
     """Three experts whose gates read the number: logits are the weights times it."""
     model = MMoE(SCHEMA, num_experts=3, expert_units=(2,), tower_units=())
     with torch.no_grad():
-        for gate, weights in zip(model.head.gate_of_task, (click, order), strict=True):
-            gate.linear.weight.zero_()
-            gate.linear.weight[:, 0] = torch.tensor(weights)
+        weight = model.head.gating.linear.weight.zero_()
+        weight[:, :, 0] = torch.tensor([click, order])
     return model
 
 

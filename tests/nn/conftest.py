@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finerank.nn import pair_mlp
+from finerank.nn.kernels import library
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _seed() -> None:
 @pytest.fixture
 def without_compiled(monkeypatch) -> None:
     """As where there are no compiled functions."""
-    monkeypatch.setattr(pair_mlp, "library", lambda: None)
+    monkeypatch.setattr(library, "is_there", lambda: False)
 
 
 class Histories(NamedTuple):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from finerank.nn.mixture import Experts, Gate, Towers, mix
+from finerank.nn.mixture import Experts, Gates, Towers, mix
 from finerank.nn.mlp import MLP
 from finerank.nn.stacked import StackedLinear
 
@@ -47,12 +47,14 @@ def test_stacked_linear_by_hand(set_parameters):
     assert linear(x[:, :1]).tolist() == [[[21.5, 42.0], [75.0, 93.0]]]
 
 
-def test_gate_by_hand(set_parameters):
-    gate = Gate(2, 2)
-    set_parameters(gate, linear__weight=[[1.0, 3.0], [2.0, -1.0]])
-    # exp of the logits: 2 and 4; 8 and 1/2.
-    shares = gate(torch.tensor([[log(2), 0.0], [0.0, log(2)]]))
-    torch.testing.assert_close(shares, torch.tensor([[1 / 3, 2 / 3], [16 / 17, 1 / 17]]))
+def test_gates_by_hand(set_parameters):
+    gates = Gates(2, 2, num_gates=2)
+    weight = [[[1.0, 3.0], [2.0, -1.0]], [[0.0, 1.0], [3.0, 1.0]]]
+    set_parameters(gates, linear__weight=weight)
+    shares = gates(torch.tensor([[log(2), 0.0], [0.0, log(2)]]))
+    # exp of the first gate's logits: 2 and 4; 8 and 1/2. Of the second's: 1 and 8; 2 and 2.
+    first, second = [[1 / 3, 2 / 3], [16 / 17, 1 / 17]], [[1 / 9, 8 / 9], [1 / 2, 1 / 2]]
+    torch.testing.assert_close(shares, torch.tensor([first, second]).transpose(0, 1))
 
 
 def test_mix_by_hand():
@@ -106,7 +108,7 @@ def test_towers_are_a_loop_over_mlps(activation):
 BLOCKS = [
     (lambda: Experts(3, (4, 2), num_experts=3, activation="dice"), (5, 3)),
     (lambda: Experts(3, (2,), num_experts=1, activation="prelu"), (5, 3)),
-    (lambda: Gate(3, 4), (5, 3)),
+    (lambda: Gates(3, 4, num_gates=2), (5, 3)),
     (lambda: Towers(3, (4,), num_tasks=2, activation="dice"), (5, 2, 3)),
     (lambda: Towers(3, (), num_tasks=2), (5, 2, 3)),
     (lambda: Towers(3, (2,), num_tasks=2, activation="silu"), (5, 1, 3)),
@@ -148,5 +150,5 @@ def test_experts_without_a_layer_are_refused():
 
 def test_output_dims():
     assert Experts(3, (4, 2), num_experts=5).output_dim == 2
-    assert Gate(3, 5).output_dim == 5
+    assert Gates(3, 5, num_gates=2).output_dim == 5
     assert Towers(3, (4,), num_tasks=2).output_dim == 2

@@ -9,7 +9,6 @@ from finerank.nn import onednn
 from finerank.nn.linear import Linear, split_linear
 from finerank.nn.pair_linear import pair_linear
 from finerank.nn.pairs import pairs_of
-from finerank.nn.stacked import StackedLinear
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch is without oneDNN"
@@ -117,28 +116,6 @@ def test_all_products_of_a_layer_and_of_attention_are_taken():
         split_linear(split, half[:rows], half, pairs.candidate).sum().backward()
     assert {"_linear_pointwise", "convolution_backward"} <= set(seen.names)
     assert not set(seen.names) & {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
-
-
-@pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("rows", [1, 33, 64])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("outputs", [16, 32, 12])
-def test_members_have_the_gradients_of_torch(rows, bias, outputs):
-    stacked = StackedLinear(3, 32, outputs, bias=bias)
-    x = torch.randn(rows, 3, 32, requires_grad=True)
-    with Operations() as seen:
-        found = stacked(x)
-    assert ("convolution" in seen.names) == (outputs % 16 == 0)
-    expected = torch.einsum("bmi,moi->bmo", x, stacked.weight)
-    expected = expected + stacked.bias if bias else expected
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    wanted, upstream = [x, *stacked.parameters()], torch.randn(rows, 3, outputs)
-    for each, other in zip(
-        torch.autograd.grad(found, wanted, upstream),
-        torch.autograd.grad(expected, wanted, upstream),
-        strict=True,
-    ):
-        torch.testing.assert_close(each, other, rtol=1e-4, atol=1e-4)
 
 
 def test_small_products_are_left_to_torch(monkeypatch):

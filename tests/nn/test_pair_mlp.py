@@ -1,34 +1,19 @@
 """Target attention by compiled functions against the same by torch, in twice the digits."""
 
 import copy
-import ctypes
-import sys
-from pathlib import Path
-from platform import machine
 
 import pytest
 import torch
 from torch import nn
 
-from finerank.nn import pair_kernels, pair_mlp, target_attention
+from finerank.nn import pair_mlp, target_attention
+from finerank.nn.kernels import library
 from finerank.nn.pairs import pairs_of
 from finerank.nn.target_attention import TargetAttention
 
-BUILT_HERE = sys.platform == "linux" and machine() == "x86_64"
 pytestmark = pytest.mark.skipif(
-    pair_kernels.library() is None, reason="no functions are compiled for this machine"
+    not library.is_there(), reason="no functions are compiled for this machine"
 )
-CAPABLE = torch.backends.cpu.get_cpu_capability()
-
-
-@pytest.fixture(params=["AVX512", "AVX2"])
-def _instructions(request, monkeypatch):
-    if request.param > CAPABLE:  # the wider of the two is the later in the alphabet
-        pytest.skip("this processor has none of them")
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
-    found = pair_kernels.library.__wrapped__()
-    assert found is not None
-    monkeypatch.setattr(pair_kernels, "library", lambda: found)
 
 
 @pytest.fixture(params=[1, 3])
@@ -98,7 +83,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.usefixtures("_instructions", "_shares")
+@pytest.mark.usefixtures("instructions", "_shares")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("activation", ["dice", "prelu", "relu"])
 @pytest.mark.parametrize("units", [(24,), (80, 40), (7, 17, 33)])
@@ -238,45 +223,3 @@ def test_candidates_of_a_request_stay_in_one_share(monkeypatch):
     # Candidates 6 to 8 have no pairs, and so may be in any share.
     assert all(bound % 3 == 0 for bound in bounds.tolist() if bound not in (7, 8))
     assert work.counts.sum() == 45
-
-
-@pytest.mark.skipif(not BUILT_HERE, reason="nothing is compiled on this platform")
-def test_the_functions_are_compiled():
-    assert pair_kernels.library() is not None
-
-
-def test_functions_of_another_source_are_not_taken(monkeypatch, tmp_path):
-    (tmp_path / "pair_kernels.c").write_text("another", encoding="utf-8")
-    monkeypatch.setattr(pair_kernels, "__file__", str(tmp_path / "pair_kernels.py"))
-    assert pair_kernels.library.__wrapped__() is None
-
-
-def test_without_threads_of_torch_there_are_no_functions(monkeypatch):
-    monkeypatch.setattr(pair_kernels, "_threads", lambda: None)
-    assert pair_kernels.library.__wrapped__() is None
-
-
-@pytest.mark.parametrize(
-    ("loaded", "found"),
-    [
-        ([], False),
-        (["{torch}/lib/libgomp.so.1"], True),
-        (["{torch}/lib/libgomp.so.1", "/opt/another/libgomp.so.1"], True),
-        (["/opt/one/libgomp.so.1", "/opt/another/libgomp.so.1"], False),
-    ],
-)
-def test_the_threads_are_those_of_torch(loaded, found, monkeypatch):
-    home = Path(torch.__file__).parent
-    lines = [f"7f-80 r-xp 00000000 fe:01 7  {path.format(torch=home)}" for path in loaded]
-    opened = []
-
-    class Library:
-        GOMP_parallel = ctypes.CFUNCTYPE(None)()
-
-        def __init__(self, path):
-            opened.append(path)
-
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "\n".join([*lines, "7f-80 [heap]"]))
-    monkeypatch.setattr(ctypes, "CDLL", Library)
-    pair_kernels._threads()
-    assert opened == ([f"{home}/lib/libgomp.so.1"] if found else [])

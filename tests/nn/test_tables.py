@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from finerank.nn.kernels import library
 from finerank.nn.tables import EmbeddingTables, gather
 
 SIZES = {"user": 3, "item": 4, "tag": 2}
@@ -90,13 +91,17 @@ def test_says_which_table_does_not_fit(tables, change, message):
         tables.load_state_dict(state)
 
 
-def test_the_order_of_rows_in_use_is_the_same_each_time():
-    """With several threads, too: of equal rows the last one stands for all."""
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_order_of_rows_in_use_is_the_same_each_time(compiled, monkeypatch):
+    """That of their first use; without the compiled function of their last."""
     rows = torch.randint(0, 300, (40_000,))
     tables = EmbeddingTables({"a": 300}, 4, std=1.0)
     tables.sparse = True
-    last = {row: place for place, row in enumerate(rows.tolist())}
-    expected = sorted(last, key=last.__getitem__)
+    if compiled:
+        expected = list(dict.fromkeys(rows.tolist()))
+    else:
+        monkeypatch.setattr(library, "is_there", lambda: False)
+        expected = list(dict.fromkeys(rows.tolist()[::-1]))[::-1]
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:

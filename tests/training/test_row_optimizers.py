@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finerank.nn.kernels import library
 from finerank.nn.tables import EmbeddingTables
+from finerank.training import row_optimizers
 from finerank.training.row_optimizers import DeferredAdam, LazyAdam, RowwiseAdagrad
 
 SIZE, DIM, RATE = 6, 3, 0.1
@@ -137,3 +139,50 @@ def test_a_row_that_rests_moves_when_it_is_looked_up_and_where_it_is_settled():
     torch.testing.assert_close(tables.weight[1], looked_up)
     optimizer.settle()
     torch.testing.assert_close(tables.weight[1], looked_up)
+
+
+@pytest.mark.skipif(not library.is_there(), reason="no functions are compiled for this machine")
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", [LazyAdam, DeferredAdam])
+@pytest.mark.parametrize("dim", [3, 16, 37])
+def test_compiled_functions_do_the_same(kind, dim, threads, monkeypatch):
+    """As without them in float64: rows that rest for none to all but two of 60 steps."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(row_optimizers, "_FEWEST", 4)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        random = torch.Generator().manual_seed(0)
+        tables = EmbeddingTables({"all": 40}, dim, std=1.0)
+        tables.weight.data = torch.randn(40, dim, generator=random).to(dtype)
+        tables.sparse = True
+        optimizer = kind([tables], learning_rate=0.01)
+        tables.catch_up = partial(optimizer.catch_up, 0)
+        calls, call = [], library.call
+        monkeypatch.setattr(library, "call", lambda *given: calls.append(given[0]) or call(*given))  # noqa: B023
+        for step in range(60):
+            used = torch.randint(0, 20, (30,), generator=random)
+            if step in (3, 58):
+                used = torch.arange(35)  # the last five are never used
+            vectors, places = tables(used)
+            goal = torch.randn(len(used), dim, generator=random).to(dtype)
+            (vectors[places] - goal).square().sum().backward()
+            optimizer.step()
+        optimizer.settle()
+        assert calls.count("adam_step") == (60 if dtype == torch.float32 else 0)
+        deferred = kind is DeferredAdam and dtype == torch.float32
+        assert calls.count("catch_up") == (60 if deferred else 0)
+        monkeypatch.setattr(library, "call", call)
+        states = [optimizer._means[0], optimizer._squares[0], tables.weight.detach()]
+        found.append([each.double() for each in states])
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single, double, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.skipif(not library.is_there(), reason="no functions are compiled for this machine")
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_a_row_that_is_not_there_is_refused(wrong):
+    tables = EmbeddingTables({"all": 5}, DIM, std=1.0)
+    tables.sparse = True
+    with pytest.raises(IndexError, match="expected rows from 0 to 4, found"):
+        tables(torch.tensor([2, wrong, 3]))

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from finerank.data.batch import Batch, Column, Jagged
 from finerank.data.schema import Feature, Schema
+from finerank.nn.joined import Joined, Looked
 from finerank.nn.linear import Linear
 from finerank.nn.tables import EmbeddingTables, gather
 
@@ -25,15 +26,15 @@ class Fields(NamedTuple):
     """A batch as vectors.
 
     Attributes:
-        request: user and context ``(R, W)``.
-        candidate: ``(B, W)``.
+        request: user and context, ``W`` wide.
+        candidate: its own width.
         steps: history -> ``(N, S)``; first what a step shares with the candidate, in the order of
             ``targets``, then what only a past event has.
         targets: history -> the candidate's side of what its steps share ``(B, D)``.
     """
 
-    request: Tensor
-    candidate: Tensor
+    request: Joined
+    candidate: Joined
     steps: dict[str, Tensor]
     targets: dict[str, Tensor]
 
@@ -142,17 +143,23 @@ class Inputs(nn.Module):
         for name, steps in batch.histories.items():
             rows = _rows(next(iter(steps.columns.values())))
             sides.append(_Side(self._of_step[name], steps.columns, rows))
-        vectors = self._vectors_of_ids(sides)
-        request, candidate, *of_steps = (self._joined(side, vectors) for side in sides)
+        found = self._embeddings(sides)
+        request, candidate, *of_steps = (self._joined(side, found) for side in sides)
         return Fields(
             request=request,
             candidate=candidate,
-            steps=dict(zip(batch.histories, of_steps, strict=True)),
-            targets={name: self._target(name, candidate) for name in batch.histories},
+            steps={
+                name: steps.whole for name, steps in zip(batch.histories, of_steps, strict=True)
+            },
+            targets={name: self._target(name, candidate.whole) for name in batch.histories},
         )
 
-    def _vectors_of_ids(self, sides: Sequence[_Side]) -> dict[_Run, Tensor]:
-        """The vectors of all ids of a batch, by run: ``(rows, F D)`` each."""
+    def _embeddings(self, sides: Sequence[_Side]) -> dict[_Run, Tensor | Looked]:
+        """The embeddings of all ids of a batch, by run: ``(rows, F D)`` each.
+
+        Those of a history's steps and of what they share with the candidate are looked up at once.
+        Else single ids are left to who reads them first.
+        """
         runs = [(run, side.columns) for side in sides for run in side.runs]
         single = [(run, self._stacked(run, columns)) for run, columns in runs if run.type == "id"]
         several = [(run, _jagged(run, columns)) for run, columns in runs if run.type == "ids"]
@@ -162,11 +169,14 @@ class Inputs(nn.Module):
             return {}
         vectors, places = self.tables(torch.cat(rows).long())
         parts = places.split([len(part) for part in rows])
-        gathered = gather(vectors, parts[: len(single)])
-        found = {
-            run: part.view(len(ids), len(run.features) * self.embedding_dim)
-            for (run, ids), part in zip(single, gathered, strict=True)
+        found: dict[_Run, Tensor | Looked] = {
+            run: Looked(vectors, part.view_as(ids))
+            for (run, ids), part in zip(single, parts, strict=False)
         }
+        if self.schema.histories:
+            gathered = gather(vectors, parts[: len(single)])
+            for (run, ids), part in zip(single, gathered, strict=True):
+                found[run] = part.view(len(ids), len(run.features) * self.embedding_dim)
         for (run, (_, offsets)), part in zip(several, parts[len(single) :], strict=True):
             found[run] = functional.embedding_bag(
                 part, vectors, offsets, mode="mean", include_last_offset=True
@@ -183,15 +193,13 @@ class Inputs(nn.Module):
         """Where the table of each feature of a run begins."""
         return [self.tables.first_row[_key(f.space)] for f in run.features if f.space is not None]
 
-    def _joined(self, side: _Side, vectors: Mapping[_Run, Tensor]) -> Tensor:
-        """All features of a side ``(rows, W)``."""
+    def _joined(self, side: _Side, embeddings: Mapping[_Run, Tensor | Looked]) -> Joined:
+        """All features of a side."""
         parts = [
-            vectors[run] if run in vectors else self._without_ids(run, side.columns)
+            embeddings[run] if run in embeddings else self._without_ids(run, side.columns)
             for run in side.runs
         ]
-        if not parts:
-            return self.tables.weight.new_zeros(side.rows, 0)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return Joined(parts or [self.tables.weight.new_zeros(side.rows, 0)])
 
     def _without_ids(self, run: _Run, columns: Mapping[str, Column]) -> Tensor:
         """Numbers or a pretrained vector ``(rows, width)``."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName
 from finerank.nn.cross import CrossNetwork, CrossNetworkV2
-from finerank.nn.jagged import spread
+from finerank.nn.joined import Joined, Rows
 from finerank.nn.mlp import MLP, NormalizationName
 
 
@@ -23,7 +23,7 @@ class Interaction(nn.Module):
 
     output_dim: int
 
-    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:
         """Return one vector a candidate ``(B, W)``.
 
         Args:
@@ -34,14 +34,6 @@ class Interaction(nn.Module):
         raise NotImplementedError
 
 
-def side_by_side(request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
-    """Each candidate's request and itself ``(B, Wr + Wc)``."""
-    of_candidates = spread(request, request_of_candidate)
-    if candidate.shape[1] == 0:
-        return of_candidates
-    return torch.cat([of_candidates, candidate], dim=1)
-
-
 class Concatenation(Interaction):
     """Nothing but both side by side; what follows does the work."""
 
@@ -49,9 +41,9 @@ class Concatenation(Interaction):
         super().__init__()
         self.output_dim = dim
 
-    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:
         """Return both side by side ``(B, W)``."""
-        return side_by_side(request, candidate, request_of_candidate)
+        return request.spread(request_of_candidate).beside(candidate)
 
 
 class Nothing(Interaction):
@@ -59,9 +51,9 @@ class Nothing(Interaction):
 
     output_dim = 0
 
-    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:  # noqa: ARG002
         """Return ``(B, 0)``."""
-        return candidate[:, :0]
+        return candidate.whole[:, :0]
 
 
 class Deep(Interaction):
@@ -72,7 +64,7 @@ class Deep(Interaction):
         self.mlp = mlp
         self.output_dim = mlp.output_dim
 
-    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:
         """Return the last layer's output ``(B, W)``."""
         return self.mlp.forward_split(request, candidate, request_of_candidate)
 
@@ -114,9 +106,9 @@ class CrossAndDeep(Interaction):
         self.cross, self.deep, self.stacked = cross, deep, stacked
         self.output_dim = deep.output_dim + (0 if stacked else cross.output_dim)
 
-    def forward(self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor) -> Tensor:
+    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:
         """Return ``(B, W)``."""
-        x_0 = side_by_side(request, candidate, request_of_candidate)
+        x_0 = request.spread(request_of_candidate).beside(candidate).whole
         crossed: Tensor = self.cross(x_0)
         if self.stacked:
             return torch.as_tensor(self.deep(crossed))

@@ -14,6 +14,7 @@ from finerank.models.inputs import Inputs
 from finerank.models.interactions import Interaction
 from finerank.models.poolings import PoolingBlock
 from finerank.nn.heads import MixtureHead, ProgressiveHead
+from finerank.nn.joined import Joined, Rows
 from finerank.nn.target_attention import TargetAttention
 
 
@@ -84,31 +85,30 @@ class RankingModel(nn.Module):
         request, candidate, x = self.interact(batch)  # (R, Wr), (B, Wc), (B, W)
         logits: Tensor = self.head(x, request, batch.request_of_candidate)  # (B, T)
         for shortcut in self.shortcuts:
-            logits = logits + shortcut(batch, request, candidate)
+            logits = logits + shortcut(batch, request.whole, candidate.whole)
         return logits if self.training else logits + self.log_odds_shift
 
-    def interact(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def interact(self, batch: Batch) -> tuple[Joined, Joined, Rows]:
         """Return what `embed_and_pool` does, and the interaction of both ``(B, W)``."""
         request, candidate = self.embed_and_pool(batch)
-        x: Tensor = self.interaction(request, candidate, batch.request_of_candidate)
+        x: Rows = self.interaction(request, candidate, batch.request_of_candidate)
         return request, candidate, x
 
-    def embed_and_pool(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def embed_and_pool(self, batch: Batch) -> tuple[Joined, Joined]:
         """Return what is known of each request ``(R, Wr)`` and of each candidate ``(B, Wc)``."""
         fields = self.inputs(batch)
-        request, candidate = [fields.request], [fields.candidate]
+        request, candidate = fields.request, fields.candidate
         for name, steps in fields.steps.items():
             pool, history = self.pooling[f"of_{name}"], batch.histories[name]
             if isinstance(pool, TargetAttention):
                 target = fields.targets[name]
                 of_candidate = batch.request_of_candidate
                 pairs = history.num_pairs
-                candidate.append(
-                    pool(target, steps, history.offsets, of_candidate, num_pairs=pairs)
-                )
+                pooled = pool(target, steps, history.offsets, of_candidate, num_pairs=pairs)
+                candidate = candidate.beside(Joined([pooled]))
             else:
-                request.append(pool(steps, history.offsets))
-        return _side_by_side(request), _side_by_side(candidate)
+                request = request.beside(Joined([pool(steps, history.offsets)]))
+        return request, candidate
 
     def gates(self, batch: Batch) -> Tensor | None:
         """Return the experts' shares in each task ``(B, T, E)``; None without experts."""
@@ -116,7 +116,3 @@ class RankingModel(nn.Module):
             return None
         request, _, x = self.interact(batch)
         return self.head.gates(x, request, batch.request_of_candidate)
-
-
-def _side_by_side(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

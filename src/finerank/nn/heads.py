@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName
+from finerank.nn.joined import Rows, whole
 from finerank.nn.linear import Linear
-from finerank.nn.mixture import Experts, Gate, Towers, mix
+from finerank.nn.mixture import Experts, Gates, Towers, mix
 from finerank.nn.mlp import MLP
 from finerank.nn.stacked import StackedLinear, StackedMLP
 
@@ -33,8 +34,8 @@ class LinearHead(Linear):
 
     def forward(
         self,
-        x: Tensor,
-        request: Tensor | None = None,  # noqa: ARG002  (heads are called alike)
+        x: Rows,
+        request: Rows | None = None,  # noqa: ARG002  (heads are called alike)
         request_of_candidate: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
         """Return the logits ``(B, T)``."""
@@ -74,8 +75,8 @@ class SharedBottomHead(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        request: Tensor,  # noqa: ARG002  (heads are called alike)
+        x: Rows,
+        request: Rows,  # noqa: ARG002  (heads are called alike)
         request_of_candidate: Tensor,  # noqa: ARG002
     ) -> Tensor:
         """Return the logits ``(B, T)``."""
@@ -132,7 +133,7 @@ class MixtureHead(nn.Module):
         )
         gate_dim = input_dim if request_dim is None else request_dim
         num_gates = 1 if one_gate else num_tasks
-        self.gate_of_task = nn.ModuleList(Gate(gate_dim, num_experts) for _ in range(num_gates))
+        self.gating = Gates(gate_dim, num_experts, num_gates=num_gates)
         self.towers = Towers(
             self.experts.output_dim,
             tower_units,
@@ -141,19 +142,18 @@ class MixtureHead(nn.Module):
             dropout=dropout,
         )
 
-    def forward(self, x: Tensor, request: Tensor, request_of_candidate: Tensor) -> Tensor:
+    def forward(self, x: Rows, request: Rows, request_of_candidate: Tensor) -> Tensor:
         """Return the logits ``(B, T)``."""
         gates = self._gates(x, request, request_of_candidate)  # (B, G, E)
         logits: Tensor = self.towers(mix(self.experts(x), gates))
         return logits
 
-    def gates(self, x: Tensor, request: Tensor, request_of_candidate: Tensor) -> Tensor:
+    def gates(self, x: Rows, request: Rows, request_of_candidate: Tensor) -> Tensor:
         """Return the experts' shares in each task ``(B, T, E)``, each row summing to 1."""
         return self._gates(x, request, request_of_candidate).expand(-1, self.num_tasks, -1)
 
-    def _gates(self, x: Tensor, request: Tensor, request_of_candidate: Tensor) -> Tensor:
-        read = request if self.reads_request else x
-        gates = torch.stack([gate(read) for gate in self.gate_of_task], dim=1)
+    def _gates(self, x: Rows, request: Rows, request_of_candidate: Tensor) -> Tensor:
+        gates: Tensor = self.gating(request if self.reads_request else x)
         return gates.index_select(0, request_of_candidate) if self.reads_request else gates
 
 
@@ -219,22 +219,22 @@ class ProgressiveHead(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        request: Tensor,  # noqa: ARG002  (heads are called alike)
+        x: Rows,
+        request: Rows,  # noqa: ARG002  (heads are called alike)
         request_of_candidate: Tensor,  # noqa: ARG002
     ) -> Tensor:
         """Return the logits ``(B, T)``."""
-        logits: Tensor = self.towers(self._extract(x)[0])
+        logits: Tensor = self.towers(self._extract(whole(x))[0])
         return logits
 
     def gates(
         self,
-        x: Tensor,
-        request: Tensor,  # noqa: ARG002  (heads are called alike)
+        x: Rows,
+        request: Rows,  # noqa: ARG002  (heads are called alike)
         request_of_candidate: Tensor,  # noqa: ARG002
     ) -> Tensor:
         """Return the last level's shares ``(B, T, E)``; 0 for other tasks' experts."""
-        return self._extract(x)[1]
+        return self._extract(whole(x))[1]
 
     def _extract(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The tasks' mixtures ``(B, T, H)`` after the last level, and its gates ``(B, T, E)``."""

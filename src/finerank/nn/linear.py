@@ -6,19 +6,19 @@ Shape letters: ``R`` requests, ``B`` candidates, ``Wr`` and ``Wc`` their widths,
 from torch import Tensor, nn
 
 from finerank.nn.jagged import spread
-from finerank.nn.products import linear
+from finerank.nn.joined import Rows, linear, width_of
 
 
 class Linear(nn.Linear):
     """As `torch.nn.Linear`, for batches ``(B, I)`` of any size."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    def forward(self, input: Rows) -> Tensor:  # noqa: A002 - torch's name
         """Return the layer's output ``(B, O)``."""
         return linear(input, self.weight, self.bias)
 
 
 def split_linear(
-    layer: nn.Linear, request: Tensor, candidate: Tensor, request_of_candidate: Tensor
+    layer: nn.Linear, request: Rows, candidate: Rows, request_of_candidate: Tensor
 ) -> Tensor:
     r"""Apply a linear layer to the request's columns followed by the candidate's.
 
@@ -35,11 +35,12 @@ def split_linear(
     Returns:
         ``(B, H)``.
     """
-    if request.shape[1] == 0:
+    width = width_of(request)
+    if width == 0:
         return linear(candidate, layer.weight, layer.bias)
-    if candidate.shape[1] == 0:
+    if width == layer.in_features:
         return spread(linear(request, layer.weight, layer.bias), request_of_candidate)
-    request_weight, candidate_weight = layer.weight.tensor_split([request.shape[1]], dim=1)
+    request_weight, candidate_weight = layer.weight.tensor_split([width], dim=1)
     of_request = linear(request, request_weight, layer.bias)  # (R, H)
     of_candidates = spread(of_request, request_of_candidate)  # (B, H)
     return of_candidates + linear(candidate, candidate_weight)

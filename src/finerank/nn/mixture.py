@@ -1,7 +1,7 @@
 """Mixtures of experts for several tasks: experts, gates, and the tasks' towers.
 
-Shape letters: ``B`` rows (candidates), ``I`` input width, ``E`` experts, ``T`` tasks, ``H`` hidden
-width of an expert or a tower's input.
+Shape letters: ``B`` rows (candidates), ``I`` input width, ``E`` experts, ``T`` tasks, ``G`` gates,
+``H`` hidden width of an expert or a tower's input.
 
 Source: Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
 Mixture-of-Experts, KDD 2018, doi:10.1145/3219819.3220007, eqs. (5) to (7).
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName
-from finerank.nn.linear import Linear
+from finerank.nn.joined import Rows
 from finerank.nn.products import bmm
 from finerank.nn.stacked import StackedLinear, StackedMLP
 
@@ -55,30 +55,29 @@ class Experts(nn.Module):
         )
         self.output_dim = self.mlps.output_dim
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Rows) -> Tensor:
         """Return each expert's output ``(B, E, H)``."""
-        output: Tensor = self.mlps(x.unsqueeze(1))
-        return output
+        return self.mlps.shared(x)
 
 
-class Gate(nn.Module):
-    r"""Say how much each expert counts for each row.
+class Gates(nn.Module):
+    r"""Say how much each expert counts for each row, one gate for each use of the experts.
 
-    .. math:: g(x) = \mathrm{softmax}(W_g x)
+    .. math:: g_k(x) = \mathrm{softmax}(W_k x)
 
     Shape:
         - input: ``(B, I)``.
-        - output: ``(B, E)``, at least 0, each row summing to 1.
+        - output: ``(B, G, E)``, at least 0, each row of a gate summing to 1.
     """
 
-    def __init__(self, input_dim: int, num_experts: int) -> None:
+    def __init__(self, input_dim: int, num_experts: int, *, num_gates: int) -> None:
         super().__init__()
         self.output_dim = num_experts
-        self.linear = Linear(input_dim, num_experts, bias=False)
+        self.linear = StackedLinear(num_gates, input_dim, num_experts, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the experts' shares ``(B, E)``."""
-        return torch.softmax(self.linear(x), dim=1)
+    def forward(self, x: Rows) -> Tensor:
+        """Return the experts' shares ``(B, G, E)``."""
+        return torch.softmax(self.linear.shared(x), dim=2)
 
 
 def mix(experts: Tensor, gates: Tensor) -> Tensor:

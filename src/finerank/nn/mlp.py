@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName, activation
 from finerank.nn.jagged import spread
+from finerank.nn.joined import Rows, whole
 from finerank.nn.linear import Linear, split_linear
 from finerank.nn.normalization import BatchNorm
+from finerank.nn.relu_linear import is_relu, relu_linear, serves
 
 NormalizationName = Literal["batch", "layer"]
 
@@ -56,15 +58,13 @@ class MLP(nn.Module):
             _finish(dim, activation, normalization, dropout) for dim in hidden_units
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Rows) -> Tensor:
         """Return the last layer's output ``(B, H)``."""
         if not self.linears:
-            return x
+            return whole(x)
         return self.forward_after_first(self.first(x))
 
-    def forward_split(
-        self, request: Tensor, candidate: Tensor, request_of_candidate: Tensor
-    ) -> Tensor:
+    def forward_split(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Tensor:
         """Return the forward of each request's columns followed by its candidate's ``(B, H)``.
 
         The request's part of the first layer is computed once for each request.
@@ -75,7 +75,8 @@ class MLP(nn.Module):
             request_of_candidate: The request of each candidate ``(B,)``.
         """
         if not self.linears:
-            return torch.cat([spread(request, request_of_candidate), candidate], dim=1)
+            of_request = spread(whole(request), request_of_candidate)
+            return torch.cat([of_request, whole(candidate)], dim=1)
         return self.forward_after_first(
             split_linear(self.first, request, candidate, request_of_candidate)
         )
@@ -96,10 +97,15 @@ class MLP(nn.Module):
 
     def forward_after_first(self, x: Tensor) -> Tensor:
         """Return the last layer's output ``(B, H)`` from the first linear map's."""
-        x = self.finishes[0](x)
-        for linear, finish in zip(self.linears[1:], self.finishes[1:], strict=True):
-            x = finish(linear(x))
-        return x
+        for finish, layer in zip(self.finishes, self.linears[1:], strict=False):
+            assert isinstance(layer, Linear)
+            if is_relu(finish) and serves(x, 1, layer.out_features):
+                weight, bias = layer.weight.unsqueeze(0), layer.bias.unsqueeze(0)
+                x = relu_linear(x.unsqueeze(1), weight, bias).squeeze(1)
+            else:
+                x = layer(finish(x))
+        last: Tensor = self.finishes[-1](x)
+        return last
 
 
 def _finish(

@@ -20,7 +20,6 @@ from torch.nn import functional
 from finerank.nn import host
 
 _WORTH = 2**23  # multiplications in a product, below which setting it up takes what it saves
-_ALIGNED = 16  # numbers: the widths of members that have a fast kernel
 _DIGITS = 5  # binary ones, of a number of rows: 16 numbers between each power of two and the next
 
 
@@ -99,30 +98,6 @@ def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
         output_mask=[False, True, False],
     )
     return output.view(shape[:2])
-
-
-def multiplies_members(x: Tensor, outputs: int) -> bool:
-    """Whether `product_of_members` is faster for rows ``(B, M, I)``, with so many outputs each."""
-    aligned = x.shape[2] % _ALIGNED == 0 and outputs % _ALIGNED == 0
-    return aligned and multiplies(x.flatten(1), outputs)
-
-
-def product_of_members(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return each member's ``x W^T + b`` ``(B, M, O)``: a convolution in groups, one wide.
-
-    Args:
-        x: ``(B, M, I)``.
-        weight: ``(M, O, I)``.
-        bias: ``(M, O)``.
-    """
-    members, outputs, _ = weight.shape
-    output = functional.conv2d(
-        _pixels(even_rows(x.flatten(1))),
-        weight.flatten(0, 1)[:, :, None, None],
-        None if bias is None else bias.flatten(),
-        groups=members,
-    )
-    return cut(output.permute(0, 2, 3, 1).reshape(-1, members, outputs), len(x))
 
 
 def _whole(weight: Tensor) -> Tensor:

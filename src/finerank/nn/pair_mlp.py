@@ -1,6 +1,6 @@
 """Target attention by compiled functions, with its gradient in closed form.
 
-Of each layer of the MLP over pairs only its linear map's output is kept. See ``pair_kernels.c``.
+Of each layer of the MLP over pairs only its linear map's output is kept. See ``kernels/pairs.c``.
 
 Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the candidate's width,
 ``S`` a step's, ``I`` and ``O`` a layer's inputs and outputs, ``W`` its outputs filled up to a
@@ -18,9 +18,10 @@ from torch.nn import functional
 from finerank.nn import host
 from finerank.nn.activations import Dice
 from finerank.nn.jagged import segment_softmax, sum_segments
+from finerank.nn.kernels import library
+from finerank.nn.kernels.pairs import Activation, PairsOf, Upstream
 from finerank.nn.mlp import MLP
 from finerank.nn.normalization import BatchNorm
-from finerank.nn.pair_kernels import Activation, PairsOf, Upstream, address, call, library
 from finerank.nn.pair_linear import Columns
 from finerank.nn.pairs import Pairs
 from finerank.nn.products import product, product_of_rows
@@ -31,7 +32,7 @@ _ALIGNED = 16  # numbers
 
 def serves(candidate: Tensor, values: Tensor, mlp: MLP, pairs: Pairs) -> bool:
     """Whether there are compiled functions for this MLP, these numbers and this machine."""
-    if not host.is_readable(values) or library() is None:
+    if not host.is_readable(values) or not library.is_there():
         return False
     if not all(x.dtype == torch.float32 for x in (candidate, values, mlp.first.weight)):
         return False
@@ -146,7 +147,7 @@ def _work_of(candidate: Tensor, values: Tensor, pairs: Pairs) -> _Work:
     tensors = (bounds, offsets, first_steps, candidate, values)
     argument = PairsOf(
         shares,
-        *(address(each) for each in tensors),
+        *(library.address(each) for each in tensors),
         candidate.shape[1],
         values.shape[1],
         int(pairs.step is None),
@@ -198,7 +199,7 @@ class _Gate(NamedTuple):
     constant: Tensor | None = None
 
     def argument(self) -> Activation:
-        return Activation(*(address(each) for each in self))
+        return Activation(*(library.address(each) for each in self))
 
     def with_sums(self, total: Tensor, along: Tensor, rows: int) -> "_Gate":
         """With what the gradient through the statistics takes, as in `finerank.nn.activations`."""
@@ -271,12 +272,12 @@ class _Attended(torch.autograd.Function):
                 by_candidate, by_step = _filled(by_candidate), None
                 if columns.of_step is not None:
                     by_step = _filled(product(values, columns.of_step))  # (N, W)
-                call(
+                library.call(
                     "first", work.pairs, by_candidate, by_step, columns.of_pair, layer.outputs,
                     layer.width, output, statistics,
                 )  # fmt: skip
             else:
-                call(
+                library.call(
                     "next", work.pairs, gates[-1].argument(), outputs[-1], layer.inputs,
                     outputs[-1].shape[1], layer.weight, layer.filled_bias(), layer.outputs,
                     layer.width, output, statistics,
@@ -284,14 +285,14 @@ class _Attended(torch.autograd.Function):
             gates.append(_gate(layer, norm, statistics, work.counts))
             outputs.append(output)
         weights = values.new_empty(rows)
-        call(
+        library.call(
             "last", work.pairs, gates[-1].argument(), outputs[-1], outputs[-1].shape[1],
             _filled(last.weight[0]), last.filled_bias(), weights,
         )  # fmt: skip
         if softmax:
             weights = segment_softmax(weights, pairs.offsets)
         sums = values.new_empty(len(candidate), values.shape[1])
-        call("sum", work.pairs, weights, sums)
+        library.call("sum", work.pairs, weights, sums)
         ctx.work, ctx.gates, ctx.pairs, ctx.softmax = work, gates, pairs, softmax
         ctx.save_for_backward(candidate, values, weights, *outputs, *learned)
         return sums
@@ -312,12 +313,12 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
     *layers, last = _layers(learned)
     of_sums, rows = of_sums.contiguous(), len(weights)
     gradient = torch.empty_like(weights)  # of each pair's weight, then of its logit (P,)
-    call("sum_gradient", work.pairs, of_sums, gradient)
+    library.call("sum_gradient", work.pairs, of_sums, gradient)
     if ctx.softmax:
         gradient = _softmax_gradient(weights, gradient, ctx.pairs)
     last_weight = _filled(last.weight[0])
     sums = work.sums(4, layers[-1].width)
-    call(
+    library.call(
         "last_gradient", work.pairs, gates[-1].argument(), outputs[-1], layers[-1].width,
         last_weight, gradient, sums,
     )  # fmt: skip
@@ -327,7 +328,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
         None if last.bias is None else gradient.sum().view(1),
         of_weight[: last.inputs].unsqueeze(0).to(gradient.dtype),
     ]
-    upstream = Upstream(address(gradient), address(last_weight), None)
+    upstream = Upstream(library.address(gradient), library.address(last_weight), None)
     held: list[Tensor] = []  # which upstream points into
     for place in range(depth - 1, 0, -1):
         layer, inputs = layers[place], outputs[place - 1]
@@ -335,14 +336,14 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
         of_weights = work.sums(layer.inputs, layer.width, dtype=gradient.dtype)
         of_bias = work.sums(layer.width)
         sums, of_inputs = work.sums(3, inputs.shape[1]), torch.empty_like(inputs)
-        call(
+        library.call(
             "next_gradient", work.pairs, gate.argument(), gates[place - 1].argument(),
             upstream, outputs[place], inputs, layer.weight, layer.inputs, inputs.shape[1],
             layer.outputs, layer.width, of_weights, of_inputs, of_bias, sums,
         )  # fmt: skip
         found += _found(layer, of_slopes, of_bias.sum(dim=0), of_weights.sum(dim=0).t())
         of_slopes, *of_normal = sums.sum(dim=0)
-        upstream = Upstream(None, None, address(of_inputs))
+        upstream = Upstream(None, None, library.address(of_inputs))
         held.append(of_inputs)
     layer, dim = layers[0], candidate.shape[1]
     columns = Columns(layer.weight, dim, joint=joint)
@@ -352,7 +353,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
     by_step = None if joint else gradient.new_zeros(len(values), layer.width)
     of_candidate = torch.zeros_like(candidate)
     of_values = torch.empty_like(values) if joint else torch.zeros_like(values)
-    call(
+    library.call(
         "first_gradient", work.pairs, gate.argument(), upstream, outputs[0], columns.of_pair,
         layer.outputs, layer.width, weights, of_sums, of_pair, by_candidate, by_step,
         of_candidate, of_values,

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from finerank.nn import onednn
 from finerank.nn.activations import ActivationName, activation
-from finerank.nn.products import linear, padded, short_dtype
+from finerank.nn.joined import Rows, linear
+from finerank.nn.products import padded
+from finerank.nn.relu_linear import is_relu, relu_linear, serves
 
 
 class StackedLinear(nn.Module):
@@ -45,12 +47,10 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each member's output ``(B, M, O)``."""
-        if x.shape[1] == 1:  # one product with all members' rows, and no copies of the input
-            bias = None if self.bias is None else self.bias.flatten()
-            shared = linear(x.squeeze(1), self.weight.flatten(0, 1), bias)
-            return shared.unflatten(1, (self.num_members, self.output_dim))
-        if short_dtype(x) is None and onednn.multiplies_members(x, self.output_dim):
-            return onednn.product_of_members(x, self.weight, self.bias)
+        if x.shape[1] == 1:
+            return self.shared(x.squeeze(1))
+        if serves(x, self.num_members, self.output_dim):
+            return relu_linear(x, self.weight, self.bias, relu=False)
         members = padded(x).transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
         weight = self.weight.transpose(1, 2)  # (M, I, O)
         if self.bias is None:
@@ -58,6 +58,12 @@ class StackedLinear(nn.Module):
         else:
             outputs = torch.baddbmm(self.bias.unsqueeze(1), members, weight)
         return onednn.cut(outputs.transpose(0, 1), x.shape[0])
+
+    def shared(self, x: Rows) -> Tensor:
+        """Return each member's output ``(B, M, O)`` for an input ``(B, I)`` that all share."""
+        bias = None if self.bias is None else self.bias.flatten()
+        outputs = linear(x, self.weight.flatten(0, 1), bias)  # one product, no copies of the input
+        return outputs.unflatten(1, (self.num_members, self.output_dim))
 
 
 class StackedMLP(nn.Module):
@@ -89,9 +95,27 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each member's last hidden layer ``(B, M, H)``."""
-        for layer, finish in zip(self.linears, self.finishes, strict=True):
-            x = finish(layer(x))
-        return x
+        return self._after_first(self.linears[0](x)) if self.linears else x
+
+    def shared(self, x: Rows) -> Tensor:
+        """Return each member's last hidden layer ``(B, M, H)`` for an input that all share.
+
+        Args:
+            x: ``(B, I)``; there is at least one layer.
+        """
+        first = self.linears[0]
+        assert isinstance(first, StackedLinear)
+        return self._after_first(first.shared(x))
+
+    def _after_first(self, x: Tensor) -> Tensor:
+        for finish, layer in zip(self.finishes, self.linears[1:], strict=False):
+            assert isinstance(layer, StackedLinear)
+            if is_relu(finish) and serves(x, layer.num_members, layer.output_dim):
+                x = relu_linear(x, layer.weight, layer.bias)
+            else:
+                x = layer(finish(x))
+        last: Tensor = self.finishes[-1](x)
+        return last
 
 
 def _finish(

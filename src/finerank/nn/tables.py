@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from finerank.nn import host
+from finerank.nn.kernels import library
 
 
 class RowsInUse(NamedTuple):
@@ -105,6 +106,8 @@ class EmbeddingTables(nn.Module):
         """
         if len(self._last_place) != len(self.weight) or self._last_place.device != rows.device:
             self._last_place = rows.new_empty(len(self.weight), dtype=torch.int32)
+        if host.is_readable(rows) and library.is_there():
+            return *self._found(rows), None
         order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
         self._last_place.scatter_(0, rows, order)  # on a CPU the last one stays, always
         chosen = self._last_place.index_select(0, rows)
@@ -114,6 +117,19 @@ class EmbeddingTables(nn.Module):
         counts = chosen == order
         place = counts.cumsum(0).sub_(1)
         return rows[counts], place.index_select(0, chosen), None
+
+    def _found(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows in use and the place of each by a compiled function, in one pass."""
+        different, places = torch.empty_like(rows), torch.empty_like(rows)
+        count = torch.empty(1, dtype=torch.int64)
+        table = self._last_place
+        library.call("rows_in_use", len(rows), rows, len(table), table, different, places, count)
+        if (found := int(count)) < 0:
+            raise IndexError(
+                f"expected rows from 0 to {len(table) - 1}, "
+                f"found {int(rows.min())} to {int(rows.max())}"
+            )
+        return different[:found], places
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401, FBT001 - torch's signature
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from finerank.nn import host
+from finerank.nn.kernels import library
+from finerank.nn.kernels.rows import RowsOf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from finerank.nn.tables import EmbeddingTables
+    from finerank.nn.tables import EmbeddingTables, RowsInUse
 
 _OF_NUMPY: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
@@ -26,6 +28,7 @@ _OF_NUMPY: dict[torch.dtype, Any] = {
     torch.int32: np.int32,
 }
 _SETTLED = 2**16  # rows that are brought along together
+_FEWEST = 256  # rows of a share of the work
 
 
 class RowOptimizer(ABC):
@@ -44,9 +47,12 @@ class RowOptimizer(ABC):
         """Update the rows in use by their gradients."""
         for index, each in enumerate(self.tables):
             if each.in_use is not None:
-                rows, vectors, _ = each.in_use
-                self._update(index, rows, vectors, each.in_use.gradient())
-                each.weight.index_copy_(0, rows, vectors)
+                self._step(index, each, each.in_use)
+
+    def _step(self, index: int, tables: EmbeddingTables, in_use: RowsInUse) -> None:
+        rows, vectors, _ = in_use
+        self._update(index, rows, vectors, in_use.gradient())
+        tables.weight.index_copy_(0, rows, vectors)
 
     def catch_up(self, index: int, rows: Tensor, vectors: Tensor) -> None:  # noqa: B027 - none lags
         """Change the vectors of rows that are looked up to what they are after the steps so far.
@@ -105,6 +111,27 @@ class LazyAdam(RowOptimizer):
         """Update the rows in use by their gradients."""
         self._steps += 1
         super().step()
+
+    def _step(self, index: int, tables: EmbeddingTables, in_use: RowsInUse) -> None:
+        rows, vectors, _ = in_use
+        if not _is_compiled(vectors):
+            super()._step(index, tables, in_use)
+            return
+        gradient = in_use.gradient().contiguous()
+        library.call("adam_step", self._rows_of(index, rows), vectors, gradient, tables.weight)
+
+    def _rows_of(self, index: int, rows: Tensor) -> RowsOf:
+        """The argument of the compiled functions; it points into the tensors."""
+        mean, square = self._means[index], self._squares[index]
+        shares = max(1, min(torch.get_num_threads(), len(rows) // _FEWEST))
+        return library.filled(
+            RowsOf, shares, len(rows), mean.shape[1], rows, mean, square,
+            self._last_use_of(index), self._steps, *self.betas, self.eps, self.learning_rate,
+        )  # fmt: skip
+
+    def _last_use_of(self, index: int) -> Tensor | None:  # noqa: ARG002
+        """The step of each row's last use ``(V,)``, where that counts."""
+        return None
 
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
         beta_1, beta_2 = self.betas
@@ -202,7 +229,14 @@ class DeferredAdam(LazyAdam):
     @torch.no_grad()
     def catch_up(self, index: int, rows: Tensor, vectors: Tensor) -> None:
         """Move the vectors of rows that are looked up on to where they are by now."""
-        self._in_use[index] = self._moved_on(index, rows, vectors)
+        if _is_compiled(vectors):
+            of_rows, latest = self._rows_of(index, rows), self._moves.shape[1]
+            library.call("catch_up", of_rows, self._moves, latest, vectors)
+        else:
+            self._in_use[index] = self._moved_on(index, rows, vectors)
+
+    def _last_use_of(self, index: int) -> Tensor | None:
+        return self._last_use[index]
 
     def _moved_on(self, index: int, rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Move the vectors of rows on, in place; their moments by now, as copies."""
@@ -241,6 +275,11 @@ class RowwiseAdagrad(RowOptimizer):
         self._sums[index].index_copy_(0, rows, total)
         scale = total.sqrt_().add_(self.eps).unsqueeze(1)
         vectors.addcdiv_(gradient, scale, value=-self.learning_rate)
+
+
+def _is_compiled(vectors: Tensor) -> bool:
+    """Whether there are compiled functions for these rows, on this machine."""
+    return vectors.dtype == torch.float32 and host.is_readable(vectors) and library.is_there()
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

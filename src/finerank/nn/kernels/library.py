@@ -1,9 +1,7 @@
-"""The compiled functions of ``pair_kernels.c``: the attention's MLP over pairs, on a CPU.
+"""The compiled functions of this folder, on a CPU.
 
 They are built with the package, for some instruction sets each; where none fits the processor, or
-torch runs on threads that they can't share, there are none and `finerank.nn.pair_linear` is used.
-
-Shape letter: ``W`` a layer's width filled up to a multiple of 16.
+torch runs on threads that they can't share, there are none, and torch does their work.
 """
 
 import ctypes
@@ -11,35 +9,14 @@ import hashlib
 from ctypes import c_int64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+_FOLDER = Path(__file__).parent
 _BUILT = {"AVX512": "x86_64_v4", "AVX2": "x86_64_v3"}  # for what torch calls the processor's
-
-
-class PairsOf(ctypes.Structure):
-    """Which candidate and step each pair is of, and what they are: ``Pairs`` in C."""
-
-    _fields_ = (
-        ("shares", c_int64), ("bounds", c_void_p), ("offsets", c_void_p), ("first_step", c_void_p),
-        ("candidate", c_void_p), ("values", c_void_p), ("dim", c_int64), ("step_dim", c_int64),
-        ("joint", c_int64),
-    )  # fmt: skip
-
-
-class Activation(ctypes.Structure):
-    """An activation's numbers ``(W,)``, as in C; those that are None are not there."""
-
-    _fields_ = tuple(
-        (name, c_void_p) for name in ("alpha", "mean", "inverse_std", "scale", "slope", "constant")
-    )
-
-
-class Upstream(ctypes.Structure):
-    """Where a layer's gradient comes from, as in C."""
-
-    _fields_ = (("of_logit", c_void_p), ("last_weight", c_void_p), ("stored", c_void_p))
+_TYPES = {torch.float32, torch.float64, torch.int32, torch.int64}
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -47,23 +24,33 @@ def address(tensor: Tensor | None) -> int | None:
     if tensor is None:
         return None
     assert tensor.is_contiguous()
-    assert tensor.dtype in {torch.float32, torch.float64, torch.int64}
+    assert tensor.dtype in _TYPES
     return tensor.data_ptr()
 
 
+def is_there() -> bool:
+    """Whether the functions can be called on this machine."""
+    return functions() is not None
+
+
 @cache
-def library() -> ctypes.CDLL | None:
+def functions() -> ctypes.CDLL | None:
     """The functions, running on torch's threads; None where there are none for this machine."""
-    source, threads = Path(__file__).with_suffix(".c"), _threads()
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    threads = _threads()
     instructions = _BUILT.get(torch.backends.cpu.get_cpu_capability())
-    path = source.with_name(f"{source.stem}_{digest}_{instructions}.so")
+    path = _FOLDER / f"kernels_{_digest()}_{instructions}.so"
     if not path.exists() or threads is None:
         return None
     found = ctypes.CDLL(str(path))
     found.finerank_threads.argtypes = [c_void_p]
     found.finerank_threads(threads)
     return found
+
+
+def _digest() -> str:
+    """Of the sources: functions of others are not used."""
+    sources = sorted([*_FOLDER.glob("*.c"), *_FOLDER.glob("*.h")])
+    return hashlib.sha256(b"".join(each.read_bytes() for each in sources)).hexdigest()[:12]
 
 
 def _threads() -> int | None:
@@ -80,9 +67,17 @@ def _threads() -> int | None:
     return ctypes.cast(ctypes.CDLL(of_torch.pop()).GOMP_parallel, c_void_p).value
 
 
+Given = TypeVar("Given", bound=ctypes.Structure)
+
+
+def filled(kind: type[Given], *values: Tensor | float | None) -> Given:
+    """A structure of numbers and of addresses of tensors, which must live as long as it is used."""
+    return kind(*(value if isinstance(value, int | float) else address(value) for value in values))
+
+
 def call(function: str, *arguments: ctypes.Structure | Tensor | int | None) -> None:
-    """Call one of the functions; `pair_kernels.c` says with what."""
-    found = library()
+    """Call one of the functions; their sources say with what."""
+    found = functions()
     assert found is not None
     compiled = getattr(found, f"finerank_{function}")
     compiled.restype = None

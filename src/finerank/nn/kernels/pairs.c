@@ -4,161 +4,17 @@
    only its linear map's output goes to memory and comes back. Layer by layer, because Dice needs
    the mean and the variance over all rows before its first.
 
-   Matrices are row by row. A layer's width is filled up with zeros to a multiple of 16 numbers.
-   Rows are divided into shares, one for a thread, and what is summed over rows is summed for each
-   share apart, so that results don't depend on which thread was the first.
+   A layer's width is filled up with zeros to a multiple of 16 numbers. Rows are divided into shares.
 
    pair_mlp.py calls these functions. */
 
-#include <stdint.h>
+#include "common.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define WIDTH 16 /* numbers in a vector */
-#define COLUMNS 5 /* vectors of a row that are summed in registers together */
-static const int ROWS_OF[] = {0, 16, 12, 8, 6, 5}; /* and rows, for so many vectors of each */
-#else
-#define WIDTH 8
-#define COLUMNS 3
-static const int ROWS_OF[] = {0, 8, 4, 4};
-#endif
-
 #define TILE 60 /* rows that are worked on together */
 #define LONG 16 /* steps from which a matrix for the candidate pays */
-#define DEPTH 128 /* of a product, that is worked on together */
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vector __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-typedef int32_t integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-
-typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
-
-static Parallel parallel = NULL;
-
-/* Where threads come from: GOMP_parallel of the OpenMP library that torch runs on. */
-void finerank_threads(void *gomp_parallel) { parallel = (Parallel)gomp_parallel; }
-
-INLINE vector all(float x) { return x - (vector){0}; }
-INLINE vector load(const float *x) { return *(const vector *)x; }
-INLINE void store(float *x, vector y) { *(vector *)x = y; }
-
-/* Of each number the first where the comparison holds, else the second. */
-INLINE vector choose(integers holds, vector x, vector y) {
-  return (vector)((holds & (integers)x) | (~holds & (integers)y));
-}
-
-static float *numbers(int64_t count) {
-  float *found = aligned_alloc(64, (size_t)(count * 4 + 63) / 64 * 64);
-  if (found == NULL) abort();
-  return found;
-}
-
-static float *zeros(int64_t count) {
-  float *found = numbers(count);
-  memset(found, 0, (size_t)count * 4);
-  return found;
-}
-
-/* ---- Matrix products ---- */
-
-/* Add to c the product of `rows` rows of a and `columns` vectors of each of b's `depth` rows. */
-INLINE void product_of_block(const int rows, const int columns, int64_t depth, const float *a,
-                             int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
-                             float *c, int64_t c_row) {
-  vector sums[16][COLUMNS];
-#pragma clang loop unroll(full)
-  for (int row = 0; row < rows; row++)
-#pragma clang loop unroll(full)
-    for (int column = 0; column < columns; column++)
-      sums[row][column] = load(c + row * c_row + column * WIDTH);
-  for (int64_t k = 0; k < depth; k++) {
-    vector of_b[COLUMNS];
-#pragma clang loop unroll(full)
-    for (int column = 0; column < columns; column++)
-      of_b[column] = load(b + k * b_depth + column * WIDTH);
-#pragma clang loop unroll(full)
-    for (int row = 0; row < rows; row++) {
-      vector of_a = all(a[row * a_row + k * a_depth]);
-#pragma clang loop unroll(full)
-      for (int column = 0; column < columns; column++) sums[row][column] += of_a * of_b[column];
-    }
-  }
-#pragma clang loop unroll(full)
-  for (int row = 0; row < rows; row++)
-#pragma clang loop unroll(full)
-    for (int column = 0; column < columns; column++)
-      store(c + row * c_row + column * WIDTH, sums[row][column]);
-}
-
-typedef void (*Block)(int64_t, const float *, int64_t, int64_t, const float *, int64_t, float *,
-                      int64_t);
-
-#define BLOCK(rows, columns)                                                                     \
-  static void block_##rows##_##columns(int64_t depth, const float *a, int64_t a_row,             \
-                                       int64_t a_depth, const float *b, int64_t b_depth,         \
-                                       float *c, int64_t c_row) {                                \
-    product_of_block(rows, columns, depth, a, a_row, a_depth, b, b_depth, c, c_row);             \
-  }
-#define BLOCKS(most, columns) BLOCK(most, columns) BLOCK(3, columns) BLOCK(1, columns)
-#define NAMES(most, columns) {block_##most##_##columns, block_3_##columns, block_1_##columns}
-
-#if COLUMNS == 5
-BLOCKS(16, 1) BLOCKS(12, 2) BLOCKS(8, 3) BLOCKS(6, 4) BLOCKS(5, 5)
-static const Block BLOCK_OF[][3] = {{NULL},       NAMES(16, 1), NAMES(12, 2),
-                                    NAMES(8, 3), NAMES(6, 4),  NAMES(5, 5)};
-#else
-BLOCKS(8, 1) BLOCKS(4, 2) BLOCKS(4, 3)
-static const Block BLOCK_OF[][3] = {{NULL}, NAMES(8, 1), NAMES(4, 2), NAMES(4, 3)};
-#endif
-
-/* Up to a multiple of 16. */
-INLINE int64_t filled_up(int64_t width) { return (width + 15) / 16 * 16; }
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* How many vectors of a row of so many numbers are taken together. */
-static int together(int64_t width) {
-  int64_t vectors = width / WIDTH, times = (vectors + COLUMNS - 1) / COLUMNS;
-  return (int)((vectors + times - 1) / times);
-}
-
-/* Add to c (rows, width) the product of a (rows, depth) and b (depth, width).
-
-   a's number of a row and a depth is at a[row * a_row + depth * a_depth]. b's columns lie in
-   groups of `together`, each group's rows one after another, where `packed`; else as they are. */
-static void product(int64_t rows, int64_t depth, int64_t width, const float *a, int64_t a_row,
-                    int64_t a_depth, const float *b, int packed, float *c, int64_t c_row) {
-  int most = together(width);
-  for (int64_t first = 0; first < depth; first += DEPTH) {
-    int64_t deep = smaller(DEPTH, depth - first);
-    for (int64_t column = 0; column < width; column += most * WIDTH) {
-      int columns = (int)(smaller(most * WIDTH, width - column) / WIDTH);
-      int64_t b_depth = packed ? columns * WIDTH : width;
-      const float *of_b = (packed ? b + column * depth : b + column) + first * b_depth;
-      const float *of_a = a + first * a_depth;
-      float *of_c = c + column;
-      int64_t left = rows;
-      for (int size = 0; size < 3; size++) {
-        int step = size == 0 ? ROWS_OF[columns] : size == 1 ? 3 : 1;
-        for (; left >= step; left -= step, of_a += step * a_row, of_c += step * c_row)
-          BLOCK_OF[columns][size](deep, of_a, a_row, a_depth, of_b, b_depth, of_c, c_row);
-      }
-    }
-  }
-}
-
-/* Lay out a matrix (depth, width) for `product`, filled up with zeros to `filled` columns. */
-static float *pack(const float *b, int64_t depth, int64_t width, int64_t filled, int64_t b_depth,
-                   int64_t b_column) {
-  float *found = zeros(depth * filled);
-  int64_t most = together(filled) * WIDTH;
-  for (int64_t column = 0; column < width; column++) {
-    int64_t group = column / most * most, size = smaller(most, filled - group);
-    for (int64_t k = 0; k < depth; k++)
-      found[group * depth + k * size + column - group] = b[k * b_depth + column * b_column];
-  }
-  return found;
-}
 
 /* ---- Activations ---- */
 
@@ -275,31 +131,6 @@ static void add_statistics(int64_t rows, int64_t width, const float *s, int64_t 
       *of_squares += (double)squares[i] + difference * difference * share * (double)before;
     }
   }
-}
-
-/* ---- Shares of the rows ---- */
-
-typedef struct {
-  void (*work)(void *, int64_t);
-  void *task;
-  int64_t shares, next;
-} Shared;
-
-static void take_shares(void *argument) {
-  Shared *shared = argument;
-  for (;;) {
-    int64_t share = __atomic_fetch_add(&shared->next, 1, __ATOMIC_RELAXED);
-    if (share >= shared->shares) return;
-    shared->work(shared->task, share);
-  }
-}
-
-static void run(void (*work)(void *, int64_t), void *task, int64_t shares) {
-  Shared shared = {work, task, shares, 0};
-  if (parallel != NULL && shares > 1)
-    parallel(take_shares, &shared, (unsigned)shares, 0);
-  else
-    take_shares(&shared);
 }
 
 /* ---- Pairs ---- */
@@ -441,10 +272,10 @@ static void first_of_share(void *argument, int64_t share) {
         of_matrix = candidate;
       }
       int64_t step = step_of(pairs, candidate, part.start);
-      product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix, 1,
+      product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix, PACKED,
               output, width);
     } else {
-      product(part.rows, inputs, width, input, inputs, 1, task->weight, 1, output, width);
+      product(part.rows, inputs, width, input, inputs, 1, task->weight, PACKED, output, width);
     }
     if (task->statistics != NULL)
       add_statistics(part.rows, width, output, part.start - start,
@@ -473,7 +304,7 @@ static void pack_apart(const Pairs *pairs, const float *weight, int64_t outputs,
   free(wide);
 }
 
-void finerank_first(const Pairs *pairs, const float *by_candidate, const float *by_step,
+EXPORT void finerank_first(const Pairs *pairs, const float *by_candidate, const float *by_step,
                     const float *weight, int64_t outputs, int64_t width, float *output,
                     double *statistics) {
   int64_t inputs = input_width(pairs);
@@ -509,14 +340,14 @@ static void next_of_share(void *argument, int64_t share) {
     float *output = task->output + pair * width;
     for (int64_t row = 0; row < rows; row++)
       memcpy(output + row * width, task->bias, (size_t)width * 4);
-    product(rows, task->inputs, width, active, filled, 1, task->weight, 1, output, width);
+    product(rows, task->inputs, width, active, filled, 1, task->weight, PACKED, output, width);
     if (task->statistics != NULL)
       add_statistics(rows, width, output, pair - start, task->statistics + share * 2 * width);
   }
   free(active);
 }
 
-void finerank_next(const Pairs *pairs, const Activation *activation, const float *input,
+EXPORT void finerank_next(const Pairs *pairs, const Activation *activation, const float *input,
                    int64_t inputs, int64_t filled, const float *weight, const float *bias,
                    int64_t outputs, int64_t width, float *output, double *statistics) {
   float *packed = pack(weight, inputs, outputs, width, 1, inputs);
@@ -546,7 +377,7 @@ static void last_of_share(void *argument, int64_t share) {
 }
 
 /* The logit (pairs) of the last layer's activated output. */
-void finerank_last(const Pairs *pairs, const Activation *activation, const float *input,
+EXPORT void finerank_last(const Pairs *pairs, const Activation *activation, const float *input,
                    int64_t filled, const float *weight, const float *bias, float *output) {
   Next task = {pairs, activation, input, weight, bias, 0, filled, 0, output, NULL};
   run(last_of_share, &task, pairs->shares);
@@ -572,7 +403,7 @@ static void sum_of_share(void *argument, int64_t share) {
   }
 }
 
-void finerank_sum(const Pairs *pairs, const float *weights, float *output) {
+EXPORT void finerank_sum(const Pairs *pairs, const float *weights, float *output) {
   Sum task = {pairs, weights, NULL, output};
   run(sum_of_share, &task, pairs->shares);
 }
@@ -598,7 +429,7 @@ static void sum_gradient_of_share(void *argument, int64_t share) {
 }
 
 /* The gradient of the weights (pairs) from that of the sums (candidates, step_dim). */
-void finerank_sum_gradient(const Pairs *pairs, const float *gradient, float *of_weights) {
+EXPORT void finerank_sum_gradient(const Pairs *pairs, const float *gradient, float *of_weights) {
   Sum task = {pairs, NULL, gradient, of_weights};
   run(sum_gradient_of_share, &task, pairs->shares);
 }
@@ -655,7 +486,7 @@ static void last_gradient_of_share(void *argument, int64_t share) {
   free(g);
 }
 
-void finerank_last_gradient(const Pairs *pairs, const Activation *activation, const float *input,
+EXPORT void finerank_last_gradient(const Pairs *pairs, const Activation *activation, const float *input,
                             int64_t width, const float *weight, const float *of_logit,
                             double *sums) {
   LastGradient task = {pairs, activation, input, of_logit, weight, width, sums};
@@ -693,16 +524,16 @@ static void next_gradient_of_share(void *argument, int64_t share) {
       for (int i = 0; i < WIDTH; i++) of_bias[column + i] += sum[i];
     }
     activate(task->before, rows, filled, s, active);
-    product(task->inputs, rows, width, active, 1, filled, g, 0, of_weight, width);
+    product(task->inputs, rows, width, active, 1, filled, g, width, of_weight, width);
     memset(of_input, 0, (size_t)(rows * filled) * 4);
-    product(rows, task->outputs, filled, g, width, 1, task->weight, 1, of_input, filled);
+    product(rows, task->outputs, filled, g, width, 1, task->weight, PACKED, of_input, filled);
     sum_gradients(task->before, rows, filled, s, of_input, sums);
   }
   free(active);
   free(g);
 }
 
-void finerank_next_gradient(const Pairs *pairs, const Activation *activation,
+EXPORT void finerank_next_gradient(const Pairs *pairs, const Activation *activation,
                             const Activation *before, const Upstream *from, const float *output,
                             const float *input, const float *weight, int64_t inputs,
                             int64_t filled, int64_t outputs, int64_t width, float *of_weight,
@@ -738,7 +569,7 @@ static void add_long(const FirstGradient *task, const Part *part, const float *g
   int64_t step = step_of(pairs, candidate, part->start);
   const float *h = pairs->values + step * step_dim, *c = pairs->candidate + candidate * dim;
   memset(of_matrix, 0, (size_t)(step_dim * width) * 4);
-  product(step_dim, part->rows, width, h, 1, step_dim, g, 0, of_matrix, width);
+  product(step_dim, part->rows, width, h, 1, step_dim, g, width, of_matrix, width);
   float *to_candidate = task->of_candidate + candidate * dim;
   for (int64_t k = 0; k < step_dim; k++) {
     const float *of_row = of_matrix + k * width;
@@ -755,7 +586,7 @@ static void add_long(const FirstGradient *task, const Part *part, const float *g
       for (int i = 0; i < WIDTH; i++) to_candidate[k] += sum[i];
   }
   memset(of_input, 0, (size_t)(part->rows * filled) * 4);
-  product(part->rows, task->outputs, filled, g, width, 1, matrix, 1, of_input, filled);
+  product(part->rows, task->outputs, filled, g, width, 1, matrix, PACKED, of_input, filled);
   const float *of_sum = task->of_sums + candidate * step_dim;
   for (int64_t row = 0; row < part->rows; row++) {
     float weight = task->weights[part->start + row];
@@ -778,9 +609,9 @@ static void add_short(const FirstGradient *task, const Part *part, const float *
     int64_t step = step_of(pairs, candidate, pair);
     read_pair(pairs, candidate, step, input + row * inputs);
   }
-  product(inputs, part->rows, width, input, 1, inputs, g, 0, of_weight, width);
+  product(inputs, part->rows, width, input, 1, inputs, g, width, of_weight, width);
   memset(of_input, 0, (size_t)(part->rows * filled) * 4);
-  product(part->rows, task->outputs, filled, g, width, 1, task->weight, 1, of_input, filled);
+  product(part->rows, task->outputs, filled, g, width, 1, task->weight, PACKED, of_input, filled);
   candidate = part->candidate;
   for (int64_t row = 0; row < part->rows; row++) {
     int64_t pair = part->start + row;
@@ -848,7 +679,7 @@ static void first_gradient_of_share(void *argument, int64_t share) {
   free(of_matrix);
 }
 
-void finerank_first_gradient(const Pairs *pairs, const Activation *activation,
+EXPORT void finerank_first_gradient(const Pairs *pairs, const Activation *activation,
                              const Upstream *from, const float *output, const float *weight,
                              int64_t outputs, int64_t width, const float *weights,
                              const float *of_sums, float *of_weight, float *by_candidate,

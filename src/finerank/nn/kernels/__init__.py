@@ -1,0 +1,1 @@
+"""Functions in C, compiled as the package is installed."""

@@ -1,0 +1,230 @@
+/* A linear map of embeddings that are looked up, where a batch looks few of them up often.
+
+   Of each column of ids the map is made once for each different id, and the results are looked up
+   and added instead of the embeddings: for D numbers a vector, one addition takes the place of D
+   multiplications. Backward, gradients are added up by id first.
+
+   Outputs are worked on some at a time, so that what is looked up stays in the caches.
+
+   lookups.py calls these functions. */
+
+#include "common.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TOGETHER 4 /* vectors of the output that are worked on together */
+
+typedef struct {
+  int64_t shares;
+  int64_t rows, columns, dim, width;
+  int64_t weight_row;           /* numbers of the weight from one output to the next */
+  const int32_t *places;        /* (rows, columns), among the vectors */
+  const int64_t *first;         /* (columns + 1): each column's vectors */
+  const int64_t *weight_column; /* (columns): where each one's weights begin */
+  const float *vectors;         /* (vectors, dim) */
+  const float *weight;          /* (width, weight_row) */
+} Lookups;
+
+/* ---- Which ids are different ---- */
+
+/* Number the different places of each column, and leave out columns that have more than `most`.
+
+   places: (rows, columns), each below `size`. different: (columns, most), how many: (columns), the
+   places in the order of their first use; -1 of columns that are left out. numbered:
+   (rows, columns), of each place its number in its column. */
+EXPORT void finerank_different(int64_t rows, int64_t columns, int64_t size, int64_t most,
+                               const int64_t *places, int64_t *different, int64_t *how_many,
+                               int32_t *numbered) {
+  int32_t *seen = calloc((size_t)size * 2, sizeof *seen), *number = seen + size;
+  if (seen == NULL) abort();
+  for (int64_t column = 0; column < columns; column++) {
+    int64_t count = 0;
+    for (int64_t row = 0; row < rows && count >= 0; row++) {
+      int64_t place = places[row * columns + column];
+      if (seen[place] != column + 1) {
+        if (count == most) {
+          count = -1;
+          break;
+        }
+        seen[place] = (int32_t)column + 1;
+        number[place] = (int32_t)count;
+        different[column * most + count++] = place;
+      }
+      numbered[row * columns + column] = number[place];
+    }
+    how_many[column] = count;
+  }
+  free(seen);
+}
+
+/* ---- Some outputs of all columns ---- */
+
+typedef struct {
+  const Lookups *lookups;
+  const float *base;  /* (rows, width), or (width) where base_row is 0; NULL: zeros */
+  int64_t base_row;
+  float *output;      /* (rows, width) */
+  const float *gradient; /* (rows, width), of the output */
+  float *of_weight;   /* (width, weight_row); the looked up columns' are written */
+  float *of_vectors;  /* (shares, vectors, dim filled up) */
+} Task;
+
+/* Of a share the outputs from `*output` up to `*end`, in vectors. */
+static void outputs_of(const Lookups *lookups, int64_t share, int64_t *output, int64_t *end) {
+  int64_t vectors = (lookups->width + WIDTH - 1) / WIDTH;
+  *output = vectors * share / lookups->shares;
+  *end = vectors * (share + 1) / lookups->shares;
+}
+
+/* How many vectors of those from `output` to `end` are taken next. */
+static int64_t next_of(int64_t output, int64_t end) {
+  int64_t left = end - output, times = (left + TOGETHER - 1) / TOGETHER;
+  return (left + times - 1) / times;
+}
+
+/* Look up and add `size` vectors of `mapped` (vectors, size) for each row. */
+INLINE void add_up(const int size, const Task *task, const float *mapped, int64_t output) {
+  const Lookups *lookups = task->lookups;
+  int64_t columns = lookups->columns, width = lookups->width;
+  int64_t valid = smaller(size * WIDTH, width - output);
+  for (int64_t row = 0; row < lookups->rows; row++) {
+    const int32_t *places = lookups->places + row * columns;
+    vector sums[TOGETHER];
+    float part[TOGETHER * WIDTH];
+    const float *base = task->base == NULL ? NULL : task->base + row * task->base_row + output;
+    if (base != NULL && valid < size * WIDTH) {
+      memset(part, 0, sizeof part);
+      memcpy(part, base, (size_t)valid * 4);
+      base = part;
+    }
+#pragma clang loop unroll(full)
+    for (int i = 0; i < size; i++) sums[i] = base == NULL ? all(0.0f) : load(base + i * WIDTH);
+    for (int64_t column = 0; column < columns; column++) {
+      const float *of_place = mapped + (int64_t)places[column] * size * WIDTH;
+#pragma clang loop unroll(full)
+      for (int i = 0; i < size; i++) sums[i] += load(of_place + i * WIDTH);
+    }
+    float *to = task->output + row * width + output, *at = valid < size * WIDTH ? part : to;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < size; i++) store(at + i * WIDTH, sums[i]);
+    if (at == part) memcpy(to, part, (size_t)valid * 4);
+  }
+}
+
+/* Add each row's gradient to those of the places that it looks up. */
+INLINE void give_back(const int size, const Task *task, float *mapped, int64_t output) {
+  const Lookups *lookups = task->lookups;
+  int64_t columns = lookups->columns, width = lookups->width;
+  int64_t valid = smaller(size * WIDTH, width - output);
+  for (int64_t row = 0; row < lookups->rows; row++) {
+    const int32_t *places = lookups->places + row * columns;
+    vector gradient[TOGETHER];
+    float part[TOGETHER * WIDTH];
+    const float *from = task->gradient + row * width + output;
+    if (valid < size * WIDTH) {
+      memset(part, 0, sizeof part);
+      memcpy(part, from, (size_t)valid * 4);
+      from = part;
+    }
+#pragma clang loop unroll(full)
+    for (int i = 0; i < size; i++) gradient[i] = load(from + i * WIDTH);
+    for (int64_t column = 0; column < columns; column++) {
+      float *of_place = mapped + (int64_t)places[column] * size * WIDTH;
+#pragma clang loop unroll(full)
+      for (int i = 0; i < size; i++)
+        store(of_place + i * WIDTH, load(of_place + i * WIDTH) + gradient[i]);
+    }
+  }
+}
+
+#define FOR_SIZE(function, ...)                                                                  \
+  switch (size) {                                                                                \
+    case 1: function(1, __VA_ARGS__); break;                                                     \
+    case 2: function(2, __VA_ARGS__); break;                                                     \
+    case 3: function(3, __VA_ARGS__); break;                                                     \
+    default: function(4, __VA_ARGS__);                                                           \
+  }
+
+/* A column's weights of some outputs, as (dim, outputs). */
+static void weights_of(const Lookups *lookups, int64_t column, int64_t output, int64_t outputs,
+                       float *found) {
+  int64_t dim = lookups->dim, valid = smaller(outputs, lookups->width - output);
+  if (valid < outputs) memset(found, 0, (size_t)(dim * outputs) * 4);
+  const float *weight = lookups->weight + output * lookups->weight_row;
+  weight += lookups->weight_column[column];
+  for (int64_t i = 0; i < valid; i++)
+    for (int64_t k = 0; k < dim; k++) found[k * outputs + i] = weight[i * lookups->weight_row + k];
+}
+
+static void forward_share(void *argument, int64_t share) {
+  const Task *task = argument;
+  const Lookups *lookups = task->lookups;
+  int64_t dim = lookups->dim, count = lookups->first[lookups->columns], output, end;
+  float *mapped = numbers(count * TOGETHER * WIDTH), *weights = numbers(dim * TOGETHER * WIDTH);
+  outputs_of(lookups, share, &output, &end);
+  while (output < end) {
+    int64_t size = next_of(output, end), outputs = size * WIDTH;
+    memset(mapped, 0, (size_t)(count * outputs) * 4);
+    for (int64_t column = 0; column < lookups->columns; column++) {
+      int64_t first = lookups->first[column], different = lookups->first[column + 1] - first;
+      weights_of(lookups, column, output * WIDTH, outputs, weights);
+      product(different, dim, outputs, lookups->vectors + first * dim, dim, 1, weights,
+              outputs, mapped + first * outputs, outputs);
+    }
+    FOR_SIZE(add_up, task, mapped, output * WIDTH)
+    output += size;
+  }
+  free(mapped);
+  free(weights);
+}
+
+static void backward_share(void *argument, int64_t share) {
+  const Task *task = argument;
+  const Lookups *lookups = task->lookups;
+  int64_t dim = lookups->dim, filled = filled_up(dim), row = lookups->weight_row;
+  int64_t count = lookups->first[lookups->columns], output, end;
+  float *mapped = numbers(count * TOGETHER * WIDTH), *weights = numbers(filled * TOGETHER * WIDTH);
+  float *of_vectors = task->of_vectors + share * count * filled;
+  memset(of_vectors, 0, (size_t)(count * filled) * 4);
+  outputs_of(lookups, share, &output, &end);
+  while (output < end) {
+    int64_t size = next_of(output, end), outputs = size * WIDTH;
+    int64_t valid = smaller(outputs, lookups->width - output * WIDTH);
+    memset(mapped, 0, (size_t)(count * outputs) * 4);
+    FOR_SIZE(give_back, task, mapped, output * WIDTH)
+    for (int64_t column = 0; column < lookups->columns; column++) {
+      int64_t first = lookups->first[column], different = lookups->first[column + 1] - first;
+      int64_t begin = output * WIDTH * row + lookups->weight_column[column];
+      const float *of_column = mapped + first * outputs;
+      memset(weights, 0, (size_t)(dim * outputs) * 4);
+      product(dim, different, outputs, lookups->vectors + first * dim, 1, dim, of_column,
+              outputs, weights, outputs);
+      for (int64_t i = 0; i < valid; i++)
+        for (int64_t k = 0; k < dim; k++)
+          task->of_weight[begin + i * row + k] = weights[k * outputs + i];
+      memset(weights, 0, (size_t)(filled * outputs) * 4);
+      for (int64_t i = 0; i < valid; i++)
+        memcpy(weights + i * filled, lookups->weight + begin + i * row, (size_t)dim * 4);
+      product(different, outputs, filled, of_column, outputs, 1, weights, filled,
+              of_vectors + first * filled, filled);
+    }
+    output += size;
+  }
+  free(mapped);
+  free(weights);
+}
+
+/* output (rows, width): `base` and all columns' vectors times their weights. */
+EXPORT void finerank_lookups_forward(const Lookups *lookups, const float *base,
+                                     int64_t base_row, float *output) {
+  Task task = {lookups, base, base_row, output, NULL, NULL, NULL};
+  run(forward_share, &task, lookups->shares);
+}
+
+/* The gradients of the columns' weights, and of the vectors by share (shares, vectors, filled). */
+EXPORT void finerank_lookups_backward(const Lookups *lookups, const float *gradient,
+                                      float *of_weight, float *of_vectors) {
+  Task task = {lookups, NULL, 0, NULL, gradient, of_weight, of_vectors};
+  run(backward_share, &task, lookups->shares);
+}

@@ -1,0 +1,113 @@
+/* The rows of embedding tables that a batch uses: which they are, and Adam's step for them.
+
+   nn/tables.py and training/row_optimizers.py call these functions. */
+
+#include "common.h"
+
+#include <math.h>
+#include <stddef.h>
+
+/* Number the different rows among those asked for, in the order of their first use.
+
+   asked: (count). last_place: (size), with what it was left with before, anything at first.
+   rows: (count), of which the first `different` are found. places: (count), where among them each
+   one is. different: -1 where a row is asked for that is not there. */
+EXPORT void finerank_rows_in_use(int64_t count, const int64_t *asked, int64_t size,
+                                 int32_t *last_place, int64_t *rows, int64_t *places,
+                                 int64_t *different) {
+  int64_t found = 0;
+  *different = -1;
+  for (int64_t i = 0; i < count; i++) {
+    int64_t row = asked[i];
+    if (row < 0 || row >= size) return;
+    int64_t place = last_place[row];
+    if (place < 0 || place >= found || rows[place] != row) {
+      place = found++;
+      rows[place] = row;
+      last_place[row] = (int32_t)place;
+    }
+    places[i] = place;
+  }
+  *different = found;
+}
+
+typedef struct {
+  int64_t shares;
+  int64_t count, dim;
+  const int64_t *rows;  /* (count), each once */
+  float *mean, *square; /* (all rows, dim): Adam's moments */
+  int32_t *last_use;    /* (all rows): the step of each row's; NULL where rows rest between */
+  int64_t step;         /* steps done, this one among them where it is one */
+  double beta_1, beta_2, eps, learning_rate;
+} Rows;
+
+typedef struct {
+  const Rows *rows;
+  const double *moves, *of_eps; /* by the step of the last use */
+  float *vectors;               /* (count, dim) */
+  const float *gradient;        /* (count, dim) */
+  float *weight;                /* (all rows, dim) */
+} Task;
+
+/* Add to the vectors what Adam did to their rows since their last use. */
+static void catch_up_share(void *argument, int64_t share) {
+  const Task *task = argument;
+  const Rows *rows = task->rows;
+  int64_t end = rows->count * (share + 1) / rows->shares, dim = rows->dim;
+  for (int64_t i = rows->count * share / rows->shares; i < end; i++) {
+    int64_t row = rows->rows[i];
+    int32_t last = rows->last_use[row];
+    if (last == 0) continue; /* it has no moments */
+    float *vector_of = task->vectors + i * dim;
+    const float *mean = rows->mean + row * dim, *square = rows->square + row * dim;
+    double moves = fmax(task->moves[last], 1e-30);
+    float eps = (float)fmax(task->of_eps[last] / moves * rows->eps, 1e-30);
+    float rate = (float)(rows->learning_rate * task->moves[last]);
+    for (int64_t k = 0; k < dim; k++) vector_of[k] -= rate * mean[k] / (sqrtf(square[k]) + eps);
+  }
+}
+
+static void step_share(void *argument, int64_t share) {
+  const Task *task = argument;
+  const Rows *rows = task->rows;
+  int64_t end = rows->count * (share + 1) / rows->shares, dim = rows->dim;
+  float keep = (float)rows->beta_2, rest_1 = (float)(1 - rows->beta_1);
+  float rest_2 = (float)(1 - rows->beta_2), eps = (float)rows->eps;
+  float scale = (float)(1 / (1 - pow(rows->beta_2, (double)rows->step)));
+  float rate = (float)(rows->learning_rate / (1 - pow(rows->beta_1, (double)rows->step)));
+  for (int64_t i = rows->count * share / rows->shares; i < end; i++) {
+    int64_t row = rows->rows[i];
+    float faded_1 = 1, faded_2 = 1; /* in the steps before this one that did not use the row */
+    if (rows->last_use != NULL) {
+      double rested = (double)(rows->step - 1 - rows->last_use[row]);
+      faded_1 = (float)pow(rows->beta_1, rested);
+      faded_2 = (float)pow(rows->beta_2, rested);
+      rows->last_use[row] = (int32_t)rows->step;
+    }
+    const float *vector_of = task->vectors + i * dim, *gradient = task->gradient + i * dim;
+    float *mean = rows->mean + row * dim, *square = rows->square + row * dim;
+    float *weight = task->weight + row * dim;
+    for (int64_t k = 0; k < dim; k++) {
+      float g = gradient[k], m = mean[k] * faded_1, v = square[k] * faded_2;
+      m += rest_1 * (g - m);
+      v = keep * v + rest_2 * g * g;
+      mean[k] = m;
+      square[k] = v;
+      weight[k] = vector_of[k] - rate * m / (sqrtf(v * scale) + eps);
+    }
+  }
+}
+
+/* Change the vectors (count, dim) of rows to what they are by now; moves: (2, steps). */
+EXPORT void finerank_catch_up(const Rows *rows, const double *moves, int64_t steps,
+                              float *vectors) {
+  Task task = {rows, moves, moves + steps, vectors, NULL, NULL};
+  run(catch_up_share, &task, rows->shares);
+}
+
+/* Adam's step of rows, from their vectors (count, dim) as of now and those's gradient. */
+EXPORT void finerank_adam_step(const Rows *rows, float *vectors, const float *gradient,
+                               float *weight) {
+  Task task = {rows, NULL, NULL, vectors, gradient, weight};
+  run(step_share, &task, rows->shares);
+}

@@ -1,0 +1,136 @@
+r"""A linear map of embeddings that are looked up, of columns with few different ids in a batch.
+
+.. math:: W x = \sum_c W_c\, e_{c, i_c} = \sum_c \big(W_c E_c^\top\big)_{i_c}
+
+The bracket is computed once for each different id of a column, and looked up: an addition for
+each output then takes the place of ``D`` multiplications. Backward, the outputs' gradients are
+added up by id before they are multiplied. By compiled functions, see ``kernels/lookups.c``.
+
+Shape letters: ``B`` rows, ``F`` columns of ids, ``C`` of them mapped so, ``U`` rows of the tables
+in use, ``N`` different ids of the ``C`` columns, ``D`` embedding width, ``W`` the map's inputs,
+``O`` its outputs.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from finerank.nn import host
+from finerank.nn.kernels import library
+from finerank.nn.kernels.lookups import LookupsOf
+from finerank.nn.products import short_dtype
+
+_ROWS_OF_AN_ID = 1.33  # on average, from which it pays
+_ROWS_OF_AN_ID_IN_SHORT = 8  # where the other way are products of short numbers
+
+
+class Repeated(NamedTuple):
+    """Columns whose ids come again and again in a batch.
+
+    Attributes:
+        columns: which of the ``F`` they are ``(C,)``.
+        rows: their different ids, column by column, as places among the rows in use ``(N,)``.
+        first: where each column's begin, and the end ``(C + 1,)``.
+        places: of each id, among ``rows`` ``(B, C)``, int32.
+    """
+
+    columns: Tensor
+    rows: Tensor
+    first: Tensor
+    places: Tensor
+
+
+def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
+    """Return the columns with few different ids; None where there are none, or no functions.
+
+    Args:
+        vectors: the rows in use ``(U, D)``.
+        places: of the ids among them ``(B, F)``, int64.
+    """
+    if not host.is_readable(vectors) or vectors.dtype != torch.float32 or not library.is_there():
+        return None
+    fewest = _ROWS_OF_AN_ID if short_dtype(vectors) is None else _ROWS_OF_AN_ID_IN_SHORT
+    (rows, columns), places = places.shape, places.contiguous()
+    most = int(rows / fewest)
+    different = places.new_empty(columns, most)
+    counts, numbers = places.new_empty(columns), places.new_empty(rows, columns, dtype=torch.int32)
+    library.call("different", rows, columns, len(vectors), most, places, different, counts, numbers)
+    chosen = (counts > 0).nonzero().squeeze(1)
+    if len(chosen) == 0:
+        return None
+    counts = counts[chosen]
+    first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    used = torch.arange(most) < counts.unsqueeze(1)
+    return Repeated(
+        columns=chosen,
+        rows=different[chosen][used],
+        first=first,
+        places=numbers.index_select(1, chosen).add_(first[:-1].to(torch.int32)),
+    )
+
+
+def map_repeated(
+    repeated: Repeated, vectors: Tensor, weight: Tensor, first_weight: Tensor, base: Tensor | None
+) -> Tensor:
+    """Return ``base`` and the columns' part of the map ``(B, O)``.
+
+    Args:
+        repeated: the columns.
+        vectors: the rows in use ``(U, D)``.
+        weight: of the whole map ``(O, W)``.
+        first_weight: where each of the columns' weights begin ``(C,)``.
+        base: the other inputs' part ``(B, O)``, or a bias ``(O,)``.
+    """
+    different = vectors.index_select(0, repeated.rows)  # (N, D)
+    output: Tensor = _Mapped.apply(different, weight, base, repeated, first_weight)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _Mapped(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        different: Tensor,
+        weight: Tensor,
+        base: Tensor | None,
+        repeated: Repeated,
+        first_weight: Tensor,
+    ) -> Tensor:
+        weight = weight.contiguous()
+        ctx.save_for_backward(different, weight)
+        ctx.repeated, ctx.first_weight = repeated, first_weight
+        ctx.by_row = base is not None and base.ndim > 1
+        ctx.base_dtype = None if base is None else base.dtype
+        output = weight.new_empty(len(repeated.places), len(weight))
+        work = _work(repeated, different, weight, first_weight)
+        base = None if base is None else base.to(weight.dtype).contiguous()
+        library.call("lookups_forward", work, base, len(weight) if ctx.by_row else 0, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        different, weight = ctx.saved_tensors
+        gradient = gradient.to(weight.dtype).contiguous()
+        work = _work(ctx.repeated, different, weight, ctx.first_weight)
+        all_mapped = len(ctx.first_weight) * different.shape[1] == weight.shape[1]
+        of_weight = torch.empty_like(weight) if all_mapped else torch.zeros_like(weight)
+        filled = -(-different.shape[1] // 16) * 16
+        of_different = different.new_empty(work.shares, len(different), filled)
+        library.call("lookups_backward", work, gradient, of_weight, of_different)
+        of_base = None
+        if ctx.base_dtype is not None:
+            of_base = (gradient if ctx.by_row else gradient.sum(dim=0)).to(ctx.base_dtype)
+        return of_different.sum(dim=0)[:, : different.shape[1]], of_weight, of_base, None, None
+
+
+def _work(repeated: Repeated, different: Tensor, weight: Tensor, first_weight: Tensor) -> LookupsOf:
+    """The argument of the functions; it points into the tensors."""
+    rows, columns = repeated.places.shape
+    shares = min(torch.get_num_threads(), -(-len(weight) // 16))
+    return library.filled(
+        LookupsOf, shares, rows, columns, different.shape[1], len(weight), weight.shape[1],
+        repeated.places, repeated.first, first_weight, different, weight,
+    )  # fmt: skip

@@ -1,0 +1,96 @@
+"""Maps of ids that repeat themselves against the same map of every row, in twice the digits."""
+
+import pytest
+import torch
+
+from finerank.nn.kernels import library
+from finerank.nn.lookups import find_repeated, map_repeated
+
+pytestmark = pytest.mark.skipif(
+    not library.is_there(), reason="no functions are compiled for this machine"
+)
+
+
+def test_which_columns_repeat_themselves():
+    # at most three of the four rows may differ, so the second column is left out
+    places = torch.tensor([[4, 0, 6], [2, 1, 6], [4, 2, 6], [2, 3, 5]])
+    found = find_repeated(torch.zeros(7, 2), places)
+    assert found.columns.tolist() == [0, 2]
+    assert found.rows.tolist() == [4, 2, 6, 5]
+    assert found.first.tolist() == [0, 2, 4]
+    assert found.places.tolist() == [[0, 2], [1, 2], [0, 2], [1, 3]]
+
+
+def test_columns_may_share_their_ids():
+    found = find_repeated(torch.zeros(2, 2), torch.tensor([[1, 0], [1, 1], [0, 1], [0, 1]]))
+    assert found.rows.tolist() == [1, 0, 0, 1]
+    assert found.places.tolist() == [[0, 2], [0, 3], [1, 3], [1, 3]]
+
+
+def test_there_may_be_none():
+    different = torch.arange(8).view(4, 2)
+    assert find_repeated(torch.zeros(8, 2), different) is None
+    assert find_repeated(torch.zeros(8, 2), different[:0]) is None
+    repeated = torch.zeros(4, 2, dtype=torch.long)
+    assert find_repeated(torch.zeros(8, 2), repeated) is not None
+    assert find_repeated(torch.zeros(8, 2, dtype=torch.float64), repeated) is None
+    with torch.autocast("cpu", torch.bfloat16):  # where the other way is faster, it pays later
+        assert find_repeated(torch.zeros(8, 2), repeated) is None
+        assert find_repeated(torch.zeros(8, 2), repeated.repeat(2, 1)) is not None
+
+
+@pytest.fixture(params=[1, 3])
+def _shares(request, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+
+
+@pytest.mark.usefixtures("instructions", "_shares")
+@pytest.mark.parametrize("outputs", [1, 16, 37, 100, 145])
+@pytest.mark.parametrize("dim", [3, 16, 20])
+@pytest.mark.parametrize("base_of", ["nothing", "a bias", "each row"])
+def test_equals_the_map_of_every_row(outputs, dim, base_of):
+    rows, columns, width = 40, 3, 3 * dim + 5
+    vectors = torch.randn(9, dim, requires_grad=True)
+    weight = torch.randn(outputs, width, requires_grad=True)
+    places = torch.randint(0, 9, (rows, columns))
+    first_weight = torch.tensor([2, 2 + dim, 5 + 2 * dim])  # five columns are of something else
+    bases = {
+        "nothing": None,
+        "a bias": torch.randn(outputs),
+        "each row": torch.randn(rows, outputs),
+    }
+    base = bases[base_of]
+    leaves = [vectors, weight] if base is None else [vectors, weight, base.requires_grad_()]
+    repeated = find_repeated(vectors, places)
+    assert repeated.columns.tolist() == [0, 1, 2]
+
+    found = map_repeated(repeated, vectors, weight, first_weight, base)
+
+    doubles = [each.detach().double().requires_grad_() for each in leaves]
+    numbers = (first_weight.unsqueeze(1) + torch.arange(dim)).flatten()
+    expected = doubles[0][places].flatten(1) @ doubles[1][:, numbers].T
+    expected = expected if base is None else expected + doubles[2]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    upstream = torch.randn(rows, outputs)
+    for each, other in zip(
+        torch.autograd.grad(found, leaves, upstream),
+        torch.autograd.grad(expected, doubles, upstream.double()),
+        strict=True,
+    ):
+        torch.testing.assert_close(each.double(), other, rtol=1e-4, atol=1e-3)
+
+
+def test_a_base_in_short_numbers_gets_a_short_gradient():
+    vectors, places = torch.randn(2, 4), torch.zeros(8, 1, dtype=torch.long)
+    base = torch.randn(8, 5, dtype=torch.bfloat16, requires_grad=True)
+    repeated = find_repeated(vectors, places)
+    found = map_repeated(repeated, vectors, torch.randn(5, 4), torch.tensor([0]), base)
+    found.sum().backward()
+    assert found.dtype == torch.float32
+    assert base.grad.dtype == torch.bfloat16
+    assert base.grad.unique().tolist() == [1.0]
+
+
+def test_without_functions_there_are_no_columns(monkeypatch):
+    monkeypatch.setattr(library, "is_there", lambda: False)
+    assert find_repeated(torch.zeros(8, 2), torch.zeros(4, 2, dtype=torch.long)) is None
