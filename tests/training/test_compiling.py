@@ -15,6 +15,7 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import aot_eager
 
+from finerank.data.loader import Loader
 from finerank.data.placement import Resident
 from finerank.data.schema import History, Schema
 from finerank.models.inputs import Inputs
@@ -28,7 +29,7 @@ from finerank.training.compiling import Compiler
 from finerank.training.optimizers import Optimizers
 from finerank.training.trainer import Fit, Trainer
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 UNITS = ("hidden_units", "expert_units", "tower_units", "attention_hidden_units", "bottom_units")
 
 # what torch's compiler does, which it or Python hides from people where nobody asks for errors
@@ -309,14 +310,22 @@ def test_nothing_is_compiled_unless_asked_for(unreadable, monkeypatch, examples)
 
 @needs_cuda
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_trains_compiled_on_a_gpu(examples, name):
-    """As uncompiled, by what torch compiles for it."""
-    fits = []
-    for compiled in (True, False):
-        model = model_of(examples.schema, name)
-        trainer = trainer_of(examples.schema, device="cuda", compile=compiled, precision="float32")
-        fits.append(trainer.fit(model, examples, examples))
-    assert (fits[0].compiled, fits[0].warnings) == (True, [])
-    assert fits[0].resident
-    losses = [list(fit.epochs[0]["train_loss_nats"].values()) for fit in fits]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+def test_steps_compiled_on_a_gpu(examples, name):
+    """As uncompiled, by what torch compiles for it, and the driver refuses to be waited for."""
+    placed = Resident(examples, examples.map(lambda each: each.to(CUDA)), CUDA)
+    losses = []
+    for wanted in (True, False):
+        model = model_of(examples.schema, name).to(CUDA).train()
+        trainer = trainer_of(examples.schema, device="cuda", precision="float32")
+        optimizers, found = Optimizers(model, trainer.weighting, trainer.settings), []
+        compiler = Compiler(model, wanted=wanted)
+        with optimizers.sparse_tables(), compiler.in_use():
+            for batch in Loader(placed, batch_size=16):
+                torch.cuda.set_sync_debug_mode("error" if len(found) >= 2 else "default")
+                try:
+                    found.append(trainer._step(model, optimizers, None, batch))
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+        assert (compiler.compiles, compiler.warning) == (wanted, "")
+        losses.append(torch.stack(found).cpu())
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-11)
