@@ -85,11 +85,14 @@ def test_the_whole_path(finerank, simulated, tmp_path):
     code, out, _ = finerank("prepare", simulated / "simulated.yaml", "--out", tmp_path / "data")
     assert "nothing changed, nothing done" in out
     run = tmp_path / "run"
-    code, out, _ = finerank("train", tmp_path / "data", "--out", run, "--model", "dnn", *SMALL)
+    settings = (*SMALL, "--set", "training.compile=true")
+    code, out, _ = finerank("train", tmp_path / "data", "--out", run, "--model", "dnn", *settings)
     assert code == 0
     assert "dnn:" in out
+    assert "warning: training.compile is for GPUs" in out
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["training"]["epochs"] == 1
+    assert not metrics["training"]["compiled"]
 
     code, out, _ = finerank("evaluate", run, "--json")
     assert json.loads(out) == metrics["test"]

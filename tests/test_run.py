@@ -25,6 +25,8 @@ KEYS = {
         "device",
         "precision",
         "resident",
+        "compiled",
+        "warnings",
     ],
 }
 
@@ -49,8 +51,9 @@ def test_metrics_have_the_documented_keys(shop):
     assert list(metrics["training"]) == KEYS["training"]
     assert 0 < metrics["training"]["peak_memory_mb"] < 10_000
     assert metrics["training"]["samples_per_s"] > 0
-    where = [metrics["training"][key] for key in ("device", "precision", "resident")]
-    assert where == ["cpu", "float32", True]
+    where = [metrics["training"][key] for key in ("device", "precision", "resident", "compiled")]
+    assert where == ["cpu", "float32", True, False]
+    assert metrics["training"]["warnings"] == []
     test = metrics["test"]
     assert test["cart"]["rows"] < test["click"]["rows"]  # a cart is judged among clicks only
 

@@ -160,6 +160,8 @@ def train(
                 "device": device_name(trainer.device),
                 "precision": fit.precision,
                 "resident": fit.resident,
+                "compiled": fit.compiled,
+                "warnings": fit.warnings,
             },
         }
         if (gates := gate_report(network, dataset.split("valid"))) is not None:

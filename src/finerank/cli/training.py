@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from finerank.cli.shared import Out, Set, console
@@ -49,8 +50,8 @@ def train(
         f"{training['peak_memory_mb']:,.0f} MiB"
     )
     output.print(_metrics_table({s: done.metrics[s] for s in ("valid", "test")}))
-    for warning in done.metrics.get("gates", {}).get("warnings", ()):
-        output.print(f"warning: {warning}")
+    for warning in (*training["warnings"], *done.metrics.get("gates", {}).get("warnings", ())):
+        output.print(f"warning: {escape(warning)}")
     output.print(f"Run in {done.folder}")
 
 

@@ -82,7 +82,7 @@ def spread(requests: Tensor, request_of_candidate: Tensor) -> Tensor:
 
 def is_one_each(request_of_candidate: Tensor, num_requests: int) -> bool:
     """Whether candidate ``i`` is the only one of request ``i``; on a GPU nobody waits to know."""
-    if len(request_of_candidate) != num_requests or not host.is_readable(request_of_candidate):
+    if not host.is_readable(request_of_candidate) or len(request_of_candidate) != num_requests:
         return False
     return torch.equal(request_of_candidate, torch.arange(num_requests))
 

@@ -93,8 +93,11 @@ class _Part(NamedTuple):
 
 def _parts(offsets: Tensor, num_pairs: int, width: int) -> Iterator[_Part]:
     """Cut the pairs into parts whose vectors of this width stay in the cache."""
+    if not host.is_readable(offsets):  # a device has no use for parts, a compiler none for sizes
+        yield _Part(slice(None), slice(None), offsets)
+        return
     size, num_candidates = max(1, _PART // max(1, width)), offsets.shape[0] - 1
-    if num_pairs <= size or not host.is_readable(offsets):  # a device has no use for parts
+    if num_pairs <= size:
         yield _Part(slice(0, num_pairs), slice(0, num_candidates), offsets)
         return
     cuts = torch.arange(size, num_pairs, size)

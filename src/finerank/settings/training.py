@@ -85,6 +85,11 @@ class TrainingSettings(Settings):
         description="of matrix products in training: bfloat16 where the device computes in it. "
         "Embeddings, losses, statistics and scores are float32 in any case",
     )
+    compile: bool = Field(
+        default=False,
+        description="whether training on a GPU runs code that torch compiles from the model in the "
+        "first step; where it can't, it says so and trains without",
+    )
 
     @model_validator(mode="after")
     def _decays_every_row(self) -> TrainingSettings:

@@ -17,6 +17,7 @@ from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, metrics_of, score
 from finerank.nn.allocator import keep_freed_memory
 from finerank.progress import Progress, silent
+from finerank.training.compiling import Compiler
 from finerank.training.device import find_device, find_precision
 from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
@@ -49,6 +50,8 @@ class Fit:
         samples_per_s: candidates trained on a second, validation not counted.
         precision: of the matrix products, ``float32`` or ``bfloat16``.
         resident: whether the training set lay on the device, or its batches were copied there.
+        compiled: whether the model was trained by compiled code.
+        warnings: what a setting asked for and didn't get, in words.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -58,6 +61,8 @@ class Fit:
     samples_per_s: float = 0.0
     precision: str = ""
     resident: bool = True
+    compiled: bool = False
+    warnings: list[str] = field(default_factory=list)
 
 
 class Trainer:
@@ -96,6 +101,7 @@ class Trainer:
         settings, fit, trained_s = self.settings, Fit(), 0.0
         keep_freed_memory()
         model.to(self.device)
+        compiler = Compiler(model, wanted=settings.compile)
         optimizers = Optimizers(model, self.weighting, settings)
         l2 = None
         if settings.embedding_l2 > 0:
@@ -117,7 +123,7 @@ class Trainer:
         for epoch in range(1, settings.epochs + 1):
             epoch_started = time.perf_counter()
             step = f"epoch {epoch} of {settings.epochs}"
-            with optimizers.sparse_tables():
+            with optimizers.sparse_tables(), compiler.in_use():
                 losses = self._epoch(model, optimizers, l2, loader, step)
             trained_s += time.perf_counter() - epoch_started
             if not all(map(_is_finite, model.state_dict().values())):
@@ -146,6 +152,8 @@ class Trainer:
                 optimizers.slow_down(settings.plateau_factor)
         if fit.best_epoch < len(fit.epochs):
             model.load_state_dict(best_weights)
+        fit.compiled = compiler.compiles
+        fit.warnings = [compiler.warning] if compiler.warning else []
         fit.seconds = time.perf_counter() - started
         fit.samples_per_s = train.num_candidates * len(fit.epochs) / trained_s
         return fit
