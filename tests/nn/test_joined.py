@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from finerank.nn import joined, lookups, products
-from finerank.nn.joined import Joined, Looked, linear, whole, width_of
+from finerank.nn.joined import Joined, Looked, beside, linear, spread, whole, width_of
 from finerank.nn.kernels import library
 
 VECTORS = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
@@ -25,27 +25,31 @@ def test_the_whole():
 
 
 def test_spread_to_candidates():
-    of_candidates = rows().spread(torch.tensor([1, 1, 0]))
+    of_candidates = spread(rows(), torch.tensor([1, 1, 0]))
     assert of_candidates.whole.tolist() == [WHOLE[1], WHOLE[1], WHOLE[0]]
     same = rows()
-    assert same.spread(torch.tensor([0, 1])) is same
+    assert spread(same, torch.tensor([0, 1])) is same
+    assert spread(torch.tensor([[3.0], [4.0]]), torch.tensor([1, 1])).tolist() == [[4.0], [4.0]]
 
 
 def test_side_by_side():
     left, right = rows(), Joined([torch.tensor([[9.0], [10.0]])])
-    both = left.beside(right)
+    both = beside(left, right)
     assert both.whole.tolist() == [[*WHOLE[0], 9.0], [*WHOLE[1], 10.0]]
     assert both.width == 8
     empty = Joined([torch.zeros(2, 0)])
-    assert left.beside(empty) is left
-    assert empty.beside(left) is left
+    assert beside(left, empty) is left
+    assert beside(empty.whole, left) is left
+    tensor = torch.ones(2, 1)
+    assert beside(left, tensor).whole[:, 7:].tolist() == [[1.0], [1.0]]
+    assert torch.equal(beside(tensor, tensor), torch.ones(2, 2))
 
 
 def test_what_one_has_looked_up_serves_both(monkeypatch):
     looked_up, gather = [], joined.gather
     monkeypatch.setattr(joined, "gather", lambda *given: looked_up.append(1) or gather(*given))
     left = rows()
-    both = left.beside(rows())
+    both = beside(left, rows())
     assert len(both.whole[0]) == 14
     assert left.whole.tolist() == WHOLE
     assert len(looked_up) == 2

@@ -17,6 +17,7 @@ from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import score
 from finerank.models.registry import build
 from finerank.nn import host, products
+from finerank.nn.joined import whole
 from finerank.settings import ModelSettings, TrainingSettings
 from finerank.training import device as module
 from finerank.training import trainer as trainer_module
@@ -349,7 +350,7 @@ def test_bfloat16_is_for_products_only(made, name):
                 types.add(linear(torch.zeros(1, linear.in_features)).dtype)
                 vectors, logits = model.inputs(batch), model(batch)
             losses[precision] = trainer._step(model, optimizers, None, batch)
-        assert vectors.request.whole.dtype == vectors.candidate.whole.dtype == torch.float32
+        assert whole(vectors.request).dtype == whole(vectors.candidate).dtype == torch.float32
         assert torch.equal(losses[precision], task_losses(logits.float(), batch.labels))
         floats = [each for each in model.state_dict().values() if each.is_floating_point()]
         adams = [state for adam in optimizers._adams for state in adam._state.values()]
@@ -366,7 +367,7 @@ def test_a_projected_vector_is_float32(made):
     examples = made.examples(schema, candidates=[3, 1], steps=[0, 0])
     with torch.autocast("cpu", torch.bfloat16):
         vectors = model_of(schema, "dnn").inputs(examples.batch(torch.arange(2)))
-    assert vectors.candidate.whole.dtype == torch.float32
+    assert whole(vectors.candidate).dtype == torch.float32
 
 
 @pytest.mark.usefixtures("_all_pay")

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from finerank.data.batch import Batch, Column, Jagged
 from finerank.data.schema import Feature, Schema
-from finerank.nn.joined import Joined, Looked
+from finerank.nn import host
+from finerank.nn.joined import Joined, Looked, Rows, whole
 from finerank.nn.linear import Linear
 from finerank.nn.tables import EmbeddingTables, gather
 
@@ -33,8 +34,8 @@ class Fields(NamedTuple):
         targets: history -> the candidate's side of what its steps share ``(B, D)``.
     """
 
-    request: Joined
-    candidate: Joined
+    request: Rows
+    candidate: Rows
     steps: dict[str, Tensor]
     targets: dict[str, Tensor]
 
@@ -149,9 +150,9 @@ class Inputs(nn.Module):
             request=request,
             candidate=candidate,
             steps={
-                name: steps.whole for name, steps in zip(batch.histories, of_steps, strict=True)
+                name: whole(steps) for name, steps in zip(batch.histories, of_steps, strict=True)
             },
-            targets={name: self._target(name, candidate.whole) for name in batch.histories},
+            targets={name: self._target(name, whole(candidate)) for name in batch.histories},
         )
 
     def _embeddings(self, sides: Sequence[_Side]) -> dict[_Run, Tensor | Looked]:
@@ -193,13 +194,14 @@ class Inputs(nn.Module):
         """Where the table of each feature of a run begins."""
         return [self.tables.first_row[_key(f.space)] for f in run.features if f.space is not None]
 
-    def _joined(self, side: _Side, embeddings: Mapping[_Run, Tensor | Looked]) -> Joined:
+    def _joined(self, side: _Side, embeddings: Mapping[_Run, Tensor | Looked]) -> Rows:
         """All features of a side."""
         parts = [
             embeddings[run] if run in embeddings else self._without_ids(run, side.columns)
             for run in side.runs
         ]
-        return Joined(parts or [self.tables.weight.new_zeros(side.rows, 0)])
+        rows = Joined(parts or [self.tables.weight.new_zeros(side.rows, 0)])
+        return rows if host.is_readable(self.tables.weight) else rows.whole
 
     def _without_ids(self, run: _Run, columns: Mapping[str, Column]) -> Tensor:
         """Numbers or a pretrained vector ``(rows, width)``."""

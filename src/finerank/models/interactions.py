@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName
 from finerank.nn.cross import CrossNetwork, CrossNetworkV2
-from finerank.nn.joined import Joined, Rows
+from finerank.nn.joined import Rows, beside, spread, whole
 from finerank.nn.mlp import MLP, NormalizationName
 
 
@@ -23,7 +23,7 @@ class Interaction(nn.Module):
 
     output_dim: int
 
-    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:
+    def forward(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:
         """Return one vector a candidate ``(B, W)``.
 
         Args:
@@ -41,9 +41,9 @@ class Concatenation(Interaction):
         super().__init__()
         self.output_dim = dim
 
-    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:
+    def forward(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:
         """Return both side by side ``(B, W)``."""
-        return request.spread(request_of_candidate).beside(candidate)
+        return beside(spread(request, request_of_candidate), candidate)
 
 
 class Nothing(Interaction):
@@ -51,9 +51,9 @@ class Nothing(Interaction):
 
     output_dim = 0
 
-    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:  # noqa: ARG002
+    def forward(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:  # noqa: ARG002
         """Return ``(B, 0)``."""
-        return candidate.whole[:, :0]
+        return whole(candidate)[:, :0]
 
 
 class Deep(Interaction):
@@ -64,7 +64,7 @@ class Deep(Interaction):
         self.mlp = mlp
         self.output_dim = mlp.output_dim
 
-    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:
+    def forward(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:
         """Return the last layer's output ``(B, W)``."""
         return self.mlp.forward_split(request, candidate, request_of_candidate)
 
@@ -106,9 +106,9 @@ class CrossAndDeep(Interaction):
         self.cross, self.deep, self.stacked = cross, deep, stacked
         self.output_dim = deep.output_dim + (0 if stacked else cross.output_dim)
 
-    def forward(self, request: Joined, candidate: Joined, request_of_candidate: Tensor) -> Rows:
+    def forward(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:
         """Return ``(B, W)``."""
-        x_0 = request.spread(request_of_candidate).beside(candidate).whole
+        x_0 = whole(beside(spread(request, request_of_candidate), candidate))
         crossed: Tensor = self.cross(x_0)
         if self.stacked:
             return torch.as_tensor(self.deep(crossed))

@@ -14,7 +14,7 @@ from finerank.models.inputs import Inputs
 from finerank.models.interactions import Interaction
 from finerank.models.poolings import PoolingBlock
 from finerank.nn.heads import MixtureHead, ProgressiveHead
-from finerank.nn.joined import Joined, Rows
+from finerank.nn.joined import Rows, beside, whole
 from finerank.nn.target_attention import TargetAttention
 
 
@@ -85,16 +85,16 @@ class RankingModel(nn.Module):
         request, candidate, x = self.interact(batch)  # (R, Wr), (B, Wc), (B, W)
         logits: Tensor = self.head(x, request, batch.request_of_candidate)  # (B, T)
         for shortcut in self.shortcuts:
-            logits = logits + shortcut(batch, request.whole, candidate.whole)
+            logits = logits + shortcut(batch, whole(request), whole(candidate))
         return logits if self.training else logits + self.log_odds_shift
 
-    def interact(self, batch: Batch) -> tuple[Joined, Joined, Rows]:
+    def interact(self, batch: Batch) -> tuple[Rows, Rows, Rows]:
         """Return what `embed_and_pool` does, and the interaction of both ``(B, W)``."""
         request, candidate = self.embed_and_pool(batch)
         x: Rows = self.interaction(request, candidate, batch.request_of_candidate)
         return request, candidate, x
 
-    def embed_and_pool(self, batch: Batch) -> tuple[Joined, Joined]:
+    def embed_and_pool(self, batch: Batch) -> tuple[Rows, Rows]:
         """Return what is known of each request ``(R, Wr)`` and of each candidate ``(B, Wc)``."""
         fields = self.inputs(batch)
         request, candidate = fields.request, fields.candidate
@@ -105,9 +105,9 @@ class RankingModel(nn.Module):
                 of_candidate = batch.request_of_candidate
                 pairs = history.num_pairs
                 pooled = pool(target, steps, history.offsets, of_candidate, num_pairs=pairs)
-                candidate = candidate.beside(Joined([pooled]))
+                candidate = beside(candidate, pooled)
             else:
-                request = request.beside(Joined([pool(steps, history.offsets)]))
+                request = beside(request, pool(steps, history.offsets))
         return request, candidate
 
     def gates(self, batch: Batch) -> Tensor | None:

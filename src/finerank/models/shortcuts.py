@@ -10,6 +10,7 @@ from finerank.data.batch import Batch
 from finerank.data.schema import Schema
 from finerank.models.inputs import Inputs
 from finerank.nn.factorization import FactorizationMachine
+from finerank.nn.joined import whole
 from finerank.nn.pooling import MeanPooling
 
 
@@ -27,11 +28,11 @@ class FirstOrder(nn.Module):
     def forward(self, batch: Batch, request: Tensor, candidate: Tensor) -> Tensor:  # noqa: ARG002
         """Return the sum of the weights ``(B, 1)``."""
         fields = self.inputs(batch)
-        of_request = fields.request.whole.sum(dim=1, keepdim=True)  # (R, 1)
+        of_request = whole(fields.request).sum(dim=1, keepdim=True)  # (R, 1)
         for name, steps in fields.steps.items():
             pooled = MeanPooling(steps.shape[1])(steps, batch.histories[name].offsets)
             of_request = of_request + pooled.sum(dim=1, keepdim=True)
-        of_candidate = fields.candidate.whole.sum(dim=1, keepdim=True)  # (B, 1)
+        of_candidate = whole(fields.candidate).sum(dim=1, keepdim=True)  # (B, 1)
         return of_request.index_select(0, batch.request_of_candidate) + of_candidate
 
 

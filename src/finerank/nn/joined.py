@@ -1,5 +1,7 @@
 """Rows that are known by their parts, so that what reads them first can make use of it.
 
+On a device nothing makes use of it: there rows are tensors from the start, as any compiler expects.
+
 Shape letters: ``B`` rows, ``F`` columns of ids, ``U`` rows of the tables in use, ``D`` embedding
 width, ``W`` the width of all parts, ``O`` outputs.
 """
@@ -11,8 +13,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from finerank.nn import products
-from finerank.nn.jagged import is_one_each
+from finerank.nn import jagged, products
 from finerank.nn.lookups import Repeated, find_repeated, map_repeated
 from finerank.nn.tables import gather
 
@@ -76,7 +77,7 @@ class Joined:
 
     def spread(self, request_of_candidate: Tensor) -> "Joined":
         """Each candidate's row of its request's; see `finerank.nn.jagged.spread`."""
-        if is_one_each(request_of_candidate, len(self)):
+        if jagged.is_one_each(request_of_candidate, len(self)):
             return self
         return Joined(
             each._replace(places=each.places.index_select(0, request_of_candidate))
@@ -87,8 +88,6 @@ class Joined:
 
     def beside(self, other: "Joined") -> "Joined":
         """The parts of both, this one's first; what one has looked up serves the other."""
-        if 0 in (self.width, other.width):
-            return other if self.width == 0 else self
         both = Joined([*self.parts, *other.parts])
         both._halves = (self, other)
         return both
@@ -172,6 +171,22 @@ def whole(x: Rows) -> Tensor:
     return x.whole if isinstance(x, Joined) else x
 
 
+def spread(requests: Rows, request_of_candidate: Tensor) -> Rows:
+    """Return each candidate's row of its request's; see `finerank.nn.jagged.spread`."""
+    if isinstance(requests, Joined):
+        return requests.spread(request_of_candidate)
+    return jagged.spread(requests, request_of_candidate)
+
+
+def beside(x: Rows, y: Rows) -> Rows:
+    """Return the rows of both side by side; tensors where both are."""
+    if 0 in (width_of(x), width_of(y)):
+        return y if width_of(x) == 0 else x
+    if isinstance(x, Joined) or isinstance(y, Joined):
+        return _as_joined(x).beside(_as_joined(y))
+    return torch.cat([x, y], dim=1)
+
+
 def width_of(x: Rows) -> int:
     """Return how many numbers a row has ``W``."""
     return x.width if isinstance(x, Joined) else x.shape[1]
@@ -180,6 +195,10 @@ def width_of(x: Rows) -> int:
 def linear(x: Rows, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``x W^T + b`` ``(B, O)``; see `finerank.nn.products.linear`."""
     return x.linear(weight, bias) if isinstance(x, Joined) else products.linear(x, weight, bias)
+
+
+def _as_joined(x: Rows) -> Joined:
+    return x if isinstance(x, Joined) else Joined([x])
 
 
 def _width(part: Tensor | Looked) -> int:
