@@ -123,3 +123,16 @@ def test_columns_are_looked_for_once(monkeypatch):
     for _ in range(2):
         x.linear(torch.randn(5, 7))
     assert len(searched) == 1
+
+
+@pytest.mark.parametrize("outputs", [16, 17])
+def test_few_outputs_are_added_up_part_by_part(outputs, monkeypatch):
+    x = Joined([torch.randn(4, 2), torch.randn(4, 3)])
+    weight, shift = torch.randn(outputs, 5), torch.randn(outputs)
+    expected = torch.cat([*x.parts], dim=1) @ weight.T + shift
+    seen, products_of = [], products.linear
+    monkeypatch.setattr(
+        products, "linear", lambda x, *given: seen.append(x.shape[1]) or products_of(x, *given)
+    )
+    torch.testing.assert_close(x.linear(weight, shift), expected)
+    assert seen == ([2, 3] if outputs == 16 else [5])

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from finerank.nn import host
 from finerank.nn.activations import ActivationName
 from finerank.nn.cross import CrossNetwork, CrossNetworkV2
-from finerank.nn.joined import Rows, beside, spread, whole
+from finerank.nn.joined import Joined, Rows, beside, spread, whole
 from finerank.nn.mlp import MLP, NormalizationName
 
 
@@ -113,4 +114,4 @@ class CrossAndDeep(Interaction):
         if self.stacked:
             return torch.as_tensor(self.deep(crossed))
         deep = self.deep.forward_split(request, candidate, request_of_candidate)
-        return torch.cat([crossed, deep], dim=1)
+        return Joined([crossed, deep]) if host.is_readable(deep) else beside(crossed, deep)

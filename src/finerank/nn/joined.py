@@ -17,6 +17,7 @@ from finerank.nn import jagged, products
 from finerank.nn.lookups import Repeated, find_repeated, map_repeated
 from finerank.nn.tables import gather
 
+_NARROW = 16  # outputs, up to which it takes longer to copy the parts side by side
 _WORTH = 2**22  # multiplications in a map, below which looking for equal ids takes as long
 
 
@@ -99,6 +100,8 @@ class Joined:
             weight: ``(O, W)``.
             bias: ``(O,)``.
         """
+        if not self._looked and len(self.parts) > 1 and len(weight) <= _NARROW:
+            return self._added_up(weight, bias)
         split = self._split if len(self) * weight.numel() >= _WORTH else None
         if split is None:
             return products.linear(self.whole, weight, bias)
@@ -106,6 +109,15 @@ class Joined:
             other_weight = weight.index_select(1, split.other_weights)
             bias = products.linear(split.others.whole, other_weight, bias)
         return map_repeated(split.repeated, split.vectors, weight, split.first_weight, bias)
+
+    def _added_up(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The map of each part, added up: they are never copied side by side."""
+        parts = [each for each in self.parts if not isinstance(each, Looked)]
+        weights = weight.split([each.shape[1] for each in parts], dim=1)
+        output = products.linear(parts[0], weights[0], bias)
+        for part, of_part in zip(parts[1:], weights[1:], strict=True):
+            output = output + products.linear(part, of_part)
+        return output
 
     @cached_property
     def _split(self) -> "_Split | None":
