@@ -15,7 +15,7 @@ from finerank.data.loader import Loader
 from finerank.data.placement import Copied, Placement
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import Metrics, metrics_of, score
-from finerank.nn.allocator import keep_freed_memory
+from finerank.nn.allocator import keep_freed_memory, map_large_blocks
 from finerank.progress import Progress, silent
 from finerank.training.device import find_device, find_precision
 from finerank.training.id_dropout import IdDropout
@@ -94,7 +94,7 @@ class Trainer:
                 the metric, having one class only.
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
-        keep_freed_memory()
+        map_large_blocks()
         model.to(self.device)
         optimizers = Optimizers(model, self.weighting, settings)
         l2 = None
@@ -166,6 +166,8 @@ class Trainer:
             for batch in loader:
                 total += self._step(model, optimizers, l2, batch)
                 batches += 1
+                if batches == 1:  # what stays is made by now
+                    keep_freed_memory()
                 if (now := time.monotonic()) - told >= _TELL_S:  # a device is waited for
                     remark, told = self._remark(total, batches), now
                 advance(len(batch.request_of_candidate), remark)
