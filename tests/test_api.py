@@ -101,7 +101,7 @@ def test_training_on_a_data_set_that_is_there_loads_no_engine(shop, tmp_path):
     """They would take memory as long as the process trains."""
     code = (
         "import sys, finerank; finerank.train(*sys.argv[1:], overrides=['training.epochs=1']);"
-        "print({'duckdb', 'ibis', 'pandas'} & {*sys.modules})"
+        "print({'duckdb', 'ibis', 'pandas', 'pyarrow'} & {*sys.modules})"
     )
     command = [sys.executable, "-c", code, shop.recipe, tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 import finerank
-from finerank.data.storage import read_columns
+from finerank.data.arrow_file import read_columns
 from finerank.models.registry import check_options
 from finerank.recipe import Recipe
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import finerank
-from finerank.data.storage import read_columns
+from finerank.data.arrow_file import read_columns
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import score
 from finerank.recipe import Recipe

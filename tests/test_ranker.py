@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from finerank.bundle import load_bundle
+from finerank.data.arrow_file import read_columns
 from finerank.data.dataset import Dataset
-from finerank.data.storage import read_columns
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import score
 from finerank.ranker import Ranker

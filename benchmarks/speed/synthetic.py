@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,9 +129,9 @@ def _log(case: Case, folder: Path) -> None:
             [np.zeros(len(history), np.int8), click, np.arange(2 * HELD_OUT, dtype=np.int8) % 2]
         ),
     }
-    pq.write_table(pa.table(log), folder / "log.parquet")
+    _write(log, folder / "log.parquet")
     items = {"item": np.arange(1, len(seen) + 1), "category": category_of_item[1:]}
-    pq.write_table(pa.table(items), folder / "items.parquet")
+    _write(items, folder / "items.parquet")
     _save(
         folder,
         {
@@ -168,9 +166,17 @@ def _flat(case: Case, folder: Path) -> None:
     for task in case.tasks:
         columns[task] = (random.random(case.rows) < 0.2).astype(np.int8)
     raw = {**columns, "row": np.arange(case.rows)}
-    pq.write_table(pa.table(raw), folder / "log.parquet")
+    _write(raw, folder / "log.parquet")
     sizes = {f"size.c{index}": np.asarray(size) for index, size in enumerate(case.id_sizes)}
     _save(folder, {**columns, **sizes})
+
+
+def _write(columns: dict[str, np.ndarray], path: Path) -> None:
+    """Write a table; pyarrow is loaded for this only, or every library's memory would have it."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    pq.write_table(pa.table(columns), path)
 
 
 def _save(folder: Path, arrays: dict[str, np.ndarray]) -> None:

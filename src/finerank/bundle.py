@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from finerank.data.encoding import load_encodings
 from finerank.data.entities import Entities
-from finerank.data.row_encoder import RowEncoder
 from finerank.data.schema import Schema
 from finerank.errors import FinerankError
 from finerank.models.registry import build
@@ -28,6 +26,7 @@ from finerank.settings import ModelSettings
 
 if TYPE_CHECKING:
     from finerank.data.dataset import Dataset
+    from finerank.data.row_encoder import RowEncoder
     from finerank.models.ranking_model import RankingModel
 
 FORMAT = 3
@@ -115,6 +114,10 @@ def load_bundle(path: str | Path) -> Bundle:
     Raises:
         FinerankError: it isn't a bundle, is of another format, or a file is missing or changed.
     """
+    # Who writes one, as training does, needs no pyarrow, 40 MB.
+    from finerank.data.encoding import load_encodings  # noqa: PLC0415
+    from finerank.data.row_encoder import RowEncoder  # noqa: PLC0415
+
     folder = find_bundle(path)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())

@@ -10,10 +10,10 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from finerank.data.arrow_file import read_columns
 from finerank.data.dataset import Dataset
 from finerank.data.prepare import prepare
 from finerank.data.simulator import simulate, write
-from finerank.data.storage import read_columns
 from finerank.movielens import FILES, PACKAGE, find_movielens
 from finerank.ranker import Ranker
 from finerank.recipe import Recipe

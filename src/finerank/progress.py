@@ -5,10 +5,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
@@ -34,19 +30,23 @@ def silent(step: str, total: int | None) -> Iterator[Callable[..., None]]:  # no
 @contextlib.contextmanager
 def bars(step: str, total: int | None) -> Iterator[Callable[..., None]]:
     """Draw a bar on standard error where that is a terminal, else say nothing."""
+    # Who trains in silence needs none of it.
+    from rich import progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
     console = Console(stderr=True)
     if not console.is_terminal:
         with silent(step, total) as advance:
             yield advance
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[remark]}"),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.fields[remark]}"),
     )
-    with RichProgress(*columns, console=console, transient=True) as drawn:
+    with progress.Progress(*columns, console=console, transient=True) as drawn:
         task = drawn.add_task(step, total=total, remark="")
 
         def advance(amount: int = 1, remark: str = "") -> None:

@@ -12,8 +12,8 @@ import torch
 
 from finerank.bundle import Bundle, load_bundle
 from finerank.data.dataset import Dataset
-from finerank.data.events import as_times
 from finerank.data.past import Past
+from finerank.data.times import as_times
 from finerank.errors import FinerankError, did_you_mean
 from finerank.raw_rows import RawRows
 from finerank.scoring import logits_of

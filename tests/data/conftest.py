@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finerank.data.arrow_file import read_columns
 from finerank.data.batch import Jagged
 from finerank.data.dataset import Dataset
 from finerank.data.events import EventStore
 from finerank.data.prepare import prepare
-from finerank.data.storage import read_columns
 from finerank.recipe import Recipe
 
 

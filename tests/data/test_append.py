@@ -16,9 +16,9 @@ from pyarrow import csv
 
 from finerank.data import grown, grown_events
 from finerank.data.append import append
+from finerank.data.arrow_file import read_columns
 from finerank.data.dataset import Dataset
 from finerank.data.sampling import NegativeSampler
-from finerank.data.storage import read_columns
 from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import evaluate, score
 from finerank.models.registry import build

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finerank.data.durations import as_duration
-from finerank.data.events import EventStore, as_times
+from finerank.data.events import EventStore
 from finerank.data.past import Past
 from finerank.data.schema import History, Schema
+from finerank.data.times import as_times
 from finerank.data.vocabulary import Vocabulary
 from finerank.errors import FinerankError
 

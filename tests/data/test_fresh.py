@@ -8,9 +8,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from negative_logs import ANCHORS, EVENTS, ITEMS, KINDS, RECIPE, event
 
+from finerank.data.arrow_file import read_columns
 from finerank.data.loader import Loader
 from finerank.data.sampling import Met, NegativeSampler
-from finerank.data.storage import read_columns
 from finerank.errors import FinerankError
 from finerank.run import train
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from finerank.checks.checker import check
 from finerank.data import assembly
+from finerank.data.arrow_file import read_columns
 from finerank.data.batch import Jagged
 from finerank.data.lists import Listed
-from finerank.data.storage import read_columns
 from finerank.errors import FinerankError
 from finerank.settings import SPLITS
 

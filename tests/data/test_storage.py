@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finerank.data.arrow_file import read_columns
 from finerank.data.batch import Jagged
-from finerank.data.storage import ColumnWriter, read_batch, read_columns
+from finerank.data.storage import ColumnWriter, read_batch
 
 ROW = st.fixed_dictionaries(
     {

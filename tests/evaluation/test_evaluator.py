@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from finerank.data.dataset import Dataset
-from finerank.evaluation import evaluator
 from finerank.evaluation.evaluator import evaluate, metrics_of, score
 from finerank.models.registry import build
 from finerank.settings import ModelSettings
@@ -29,7 +28,7 @@ def model(schema):
     return build(schema, ModelSettings(name="din", embedding_dim=4))
 
 
-def test_scores_are_in_the_order_of_the_candidates(model, made, examples, monkeypatch):
+def test_scores_are_in_the_order_of_the_candidates(model, made, examples):
     model.train()
     whole = score(model, examples)
     assert not model.training
@@ -38,8 +37,7 @@ def test_scores_are_in_the_order_of_the_candidates(model, made, examples, monkey
         expected = model(made.batch(examples)).numpy()
     assert abs(whole - expected).max() < 1e-6
     assert expected.std() > 1e-3
-    monkeypatch.setattr(evaluator, "_BATCH_SIZE", 7)
-    assert abs(score(model, examples) - expected).max() < 1e-6
+    assert abs(score(model, examples, batch_size=7) - expected).max() < 1e-6
 
 
 def test_progress_reaches_the_total(model, examples):

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finerank.data.encoding import load_encodings
+from finerank.data.arrow_file import read_columns
 from finerank.data.entities import Entities
 from finerank.data.events import EventStore
 from finerank.data.examples import Examples
-from finerank.data.fresh import FreshNegatives, TrainingSet
-from finerank.data.lists import ListStore
+from finerank.data.list_store import ListStore
 from finerank.data.manifest import read_manifest
-from finerank.data.row_encoder import RowEncoder
-from finerank.data.sampling import NegativeSampler, item_ids
+from finerank.data.prefixed import without_prefix
 from finerank.data.schema import Schema
-from finerank.data.storage import read_columns, without_prefix
 from finerank.errors import FinerankError
 from finerank.recipe import Recipe
 
 if TYPE_CHECKING:
+    from finerank.data.fresh import TrainingSet
+    from finerank.data.row_encoder import RowEncoder
     from finerank.data.schema import Home
     from finerank.settings import SplitName
 
@@ -71,6 +70,10 @@ class Dataset:
     @cached_property
     def encoder(self) -> RowEncoder:
         """What turns raw rows into the numbers of this data set."""
+        # Training needs neither this nor pyarrow, 40 MB.
+        from finerank.data.encoding import load_encodings  # noqa: PLC0415
+        from finerank.data.row_encoder import RowEncoder  # noqa: PLC0415
+
         return RowEncoder.of(load_encodings(self.folder / "encodings", self.schema), self._entities)
 
     def split(self, name: SplitName) -> Examples:
@@ -116,6 +119,10 @@ class Dataset:
         examples = examples.since(first)
         if settings is None or not settings.fresh:
             return examples
+        # Without fresh negatives training needs no pyarrow.
+        from finerank.data.fresh import FreshNegatives  # noqa: PLC0415
+        from finerank.data.sampling import NegativeSampler, item_ids  # noqa: PLC0415
+
         requests = read_columns(self.folder / "train" / "requests.arrow")
         return FreshNegatives(
             examples,

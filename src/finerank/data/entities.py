@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from finerank.data.storage import read_batch, read_columns
-from finerank.data.vocabulary import Vocabulary
+from finerank.data.arrow_file import mapped, read_columns
 
 if TYPE_CHECKING:
+    from mmap import mmap
     from pathlib import Path
 
     import pyarrow as pa
 
     from finerank.data.batch import Column
+    from finerank.data.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -21,25 +23,39 @@ class Entities:
     """All users, or all items, that the log or their table names.
 
     Attributes:
-        keys: raw id -> row.
+        named: the file of their raw ids and of what people call them, mapped.
         features: encoded, one row an entity.
-        titles: what people call them ``(entities,)`` without the unknown row, or None.
     """
 
-    keys: Vocabulary
+    named: mmap
     features: dict[str, Column]
-    titles: pa.Array | None
 
     @classmethod
     def load(cls, folder: Path) -> Entities:
         """Memory-map what preparation wrote."""
-        keys = read_batch(folder / "keys.arrow")
-        has_features = (folder / "features.arrow").exists()
+        features = folder / "features.arrow"
         return cls(
-            keys=Vocabulary(keys.column("key")),
-            features=read_columns(folder / "features.arrow") if has_features else {},
-            titles=keys.column("title") if "title" in keys.schema.names else None,
+            mapped(folder / "keys.arrow"), read_columns(features) if features.exists() else {}
         )
+
+    @cached_property
+    def keys(self) -> Vocabulary:
+        """Raw id -> row."""
+        from finerank.data.vocabulary import Vocabulary  # noqa: PLC0415  (see `_names`)
+
+        return Vocabulary(self._names.column("key"))
+
+    @cached_property
+    def titles(self) -> pa.Array | None:
+        """What people call them ``(entities,)`` without the unknown row, or None."""
+        return self._names.column("title") if "title" in self._names.schema.names else None
+
+    @cached_property
+    def _names(self) -> pa.RecordBatch:
+        # Training needs neither names nor pyarrow, 40 MB.
+        from finerank.data.storage import batch_of  # noqa: PLC0415
+
+        return batch_of(self.named)
 
     def title(self, row: int) -> str | None:
         """What people call the entity of a row."""

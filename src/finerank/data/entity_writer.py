@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from finerank.data.entities import Entities
 from finerank.data.row_encoder import RowEncoder
+from finerank.data.schema import UNKNOWN
 from finerank.data.storage import ColumnWriter, read_batch, write_columns
-from finerank.data.vocabulary import UNKNOWN, Vocabulary, canonical
+from finerank.data.vocabulary import Vocabulary, canonical
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:

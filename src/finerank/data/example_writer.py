@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from finerank.data.batch import Jagged
 from finerank.data.events import EventStore
+from finerank.data.prefixed import with_prefix
 from finerank.data.row_encoder import EncodedRows, RowEncoder, starts_request
-from finerank.data.storage import ColumnWriter, with_prefix, write_columns
+from finerank.data.storage import ColumnWriter, write_columns
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:

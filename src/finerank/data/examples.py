@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from finerank.data.entities import Entities
     from finerank.data.events import EventStore
-    from finerank.data.lists import ListStore
+    from finerank.data.list_store import ListStore
     from finerank.data.schema import Feature, Schema
 
 # What a batch has of everything whose number depends on its requests: of ("candidates",), of a

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from finerank.data.encoding import IdEncoding, IdsEncoding
 from finerank.data.row_encoder import EncodedRows
+from finerank.data.schema import UNKNOWN
 from finerank.data.storage import read_batch
-from finerank.data.vocabulary import UNKNOWN, Buckets, Vocabulary
+from finerank.data.vocabulary import Buckets, Vocabulary
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.lists import Listed, read_lists
-from finerank.data.storage import ColumnWriter, read_batch, with_prefix
+from finerank.data.prefixed import with_prefix
+from finerank.data.storage import ColumnWriter, read_batch
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:

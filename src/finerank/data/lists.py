@@ -14,38 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from finerank.data.storage import as_column, read_columns, without_prefix
+from finerank.data.list_store import ListStore
+from finerank.data.storage import as_column
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from finerank.data.batch import Column
     from finerank.data.row_encoder import RowEncoder
     from finerank.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class ListStore:
-    """The steps of a ready-made history, those of one request after those of another.
-
-    Attributes:
-        item: row of each step's item ``(N,)``, or None where nothing is looked up by it.
-        columns: the features that the lists hold.
-    """
-
-    item: Tensor | None
-    columns: dict[str, Column]
-
-    @classmethod
-    def load(cls, folder: Path) -> ListStore:
-        """Memory-map what preparation wrote."""
-        columns = read_columns(folder / "events.arrow")
-        item = columns.pop("item", None)
-        assert item is None or isinstance(item, torch.Tensor)
-        return cls(item, without_prefix(columns))
 
 
 @dataclass(frozen=True)

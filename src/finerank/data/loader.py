@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024  # requests that lie side by side on disk and are read together
 _BLOCKS_AT_A_TIME = 1024  # that are mixed with each other
+_BATCHES_AT_A_TIME = 8  # that are cut, for what it takes shall stay small beside the order itself
 
 
 class Loader:
@@ -88,11 +89,15 @@ class Loader:
         """The requests of each batch."""
         first, begun = self.examples.first_candidate, torch.empty(0, dtype=torch.int64)
         for order in orders:
-            requests = torch.cat([begun, order])
-            sizes = first.index_select(0, requests + 1) - first.index_select(0, requests)
-            batch_of_request = (sizes.cumsum(0) - sizes) // self.batch_size
-            _, counts = batch_of_request.unique_consecutive(return_counts=True)
-            *full, begun = requests.split(counts.tolist())
-            yield from full
+            start = 0  # candidates of this order before those of `begun`
+            for part in order.split(_BATCHES_AT_A_TIME * self.batch_size):
+                requests = torch.cat([begun, part])
+                sizes = first.index_select(0, requests + 1) - first.index_select(0, requests)
+                starts = start + sizes.cumsum(0) - sizes
+                batches = starts // self.batch_size
+                _, counts = batches.unique_consecutive(return_counts=True)
+                *full, begun = requests.split(counts.tolist())
+                start = int(starts[-len(begun)])
+                yield from full
         if len(begun):
             yield begun

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from finerank.data.entity_writer import check_keys
-from finerank.data.events import EventStore, as_times
+from finerank.data.events import EventStore
 from finerank.data.storage import read_batch
+from finerank.data.times import as_times
 from finerank.errors import FinerankError
 from finerank.recipe import Recipe
 from finerank.settings import SPLITS

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import ibis
 
     from finerank.data.dataset import Dataset
-    from finerank.data.events import Times
     from finerank.data.row_encoder import RowEncoder
     from finerank.data.schema import History, Schema
+    from finerank.data.times import Times
     from finerank.recipe import Recipe
 
 

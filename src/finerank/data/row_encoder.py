@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from finerank.data.events import Times, as_times
+from finerank.data.times import Times, as_times
 from finerank.errors import FinerankError
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from finerank.settings import FeatureType, Side
 
 Home = Literal["log", "users", "items"]
+UNKNOWN = 0  # the id of all that was never seen
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Columns on disk: appended piece by piece, kept as one Arrow file, read by memory-mapping."""
+"""Columns on disk: appended piece by piece, kept as one Arrow file; and as Arrow reads it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import pyarrow as pa
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from finerank.data.arrow_file import mapped
 from finerank.data.batch import Column, Jagged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from io import BufferedWriter
+    from mmap import mmap
     from pathlib import Path
     from types import TracebackType
-
-
-_PREFIX = "feature."
 
 
 class ColumnWriter:
@@ -112,27 +111,12 @@ def write_columns(path: Path, batch: pa.RecordBatch) -> None:
 
 def read_batch(path: Path) -> pa.RecordBatch:
     """The record batch of an Arrow file, memory-mapped."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    return batch_of(mapped(path))
 
 
-def read_columns(path: Path) -> dict[str, Column]:
-    """The columns of an Arrow file as memory-mapped tensors."""
-    batch = read_batch(path)
-    return {name: as_column(batch.column(name)) for name in batch.schema.names}
-
-
-def with_prefix(features: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-    """Features under names that no column of ours has; a feature may be called ``time``."""
-    return {f"{_PREFIX}{name}": array for name, array in features.items()}
-
-
-def without_prefix(columns: Mapping[str, Column]) -> dict[str, Column]:
-    """The features among the columns of a file."""
-    return {
-        name.removeprefix(_PREFIX): column
-        for name, column in columns.items()
-        if name.startswith(_PREFIX)
-    }
+def batch_of(content: mmap) -> pa.RecordBatch:
+    """The record batch of an Arrow file that is mapped."""
+    return pa.ipc.open_file(pa.py_buffer(content)).get_batch(0)
 
 
 def as_column(array: pa.Array) -> Column:

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finerank.data.schema import UNKNOWN
 from finerank.data.storage import read_batch, write_columns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-UNKNOWN = 0
 _DICT_PAYS_BELOW = 16  # encode by dictionary where the vocabulary is this many times the input
 _SPARSEST = 4  # places of a table for each whole number in it, at most
 

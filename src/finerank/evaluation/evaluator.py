@@ -19,15 +19,25 @@ if TYPE_CHECKING:
     from finerank.data.examples import Examples
     from finerank.data.placement import PlacedSet
 
-_BATCH_SIZE = 8192  # candidates; scores don't depend on it
+BATCH_SIZE = 8192  # candidates
 
 Metrics = dict[str, dict[str, float | int | None]]
 
 
-def score(model: nn.Module, examples: PlacedSet, *, progress: Progress = silent) -> np.ndarray:
+def score(
+    model: nn.Module,
+    examples: PlacedSet,
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = silent,
+) -> np.ndarray:
     """The logits ``(B, T)`` of all candidates, in their order; the model is left in eval mode.
 
     They are computed in float32 on the model's device and fetched from there once.
+
+    Args:
+        batch_size: candidates scored at a time; scores depend on it by rounding only.
+        progress: told of each batch.
     """
     keep_freed_memory()
     model.eval()
@@ -35,7 +45,7 @@ def score(model: nn.Module, examples: PlacedSet, *, progress: Progress = silent)
     total = examples.num_candidates
     placed = Placement(next(model.parameters()).device).place(examples)
     with torch.inference_mode(), progress("scoring", total) as advance:
-        for batch in Loader(placed, batch_size=_BATCH_SIZE):
+        for batch in Loader(placed, batch_size=batch_size):
             logits.append(model(batch))
             advance(len(logits[-1]))
     return torch.cat(logits).cpu().numpy() if logits else np.zeros((0, len(examples.schema.tasks)))

@@ -1,14 +1,23 @@
-"""Memory that a step frees is kept for the next one."""
+"""Memory that a step frees is kept for the next one, and lies apart from what stays."""
 
 import contextlib
 import ctypes
-from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGE = 2**17  # bytes: of a block, as glibc begins
 _LARGEST_KEPT, _MOST_KEPT = 2**30, 2**31 - 1  # bytes: of one tensor, of the free end of the heap
 
 
-@cache
+def map_large_blocks() -> None:
+    """Let the C library ask the system for each large block, where it is glibc; else do nothing.
+
+    So what a training makes once, the states of its optimisers and oneDNN's code, does not lie
+    between blocks that each step makes and frees: there it divides the free memory into pieces that
+    fit less and less. It also goes back to the system when the training ends.
+    """
+    _set(_M_MMAP_THRESHOLD, _LARGE)
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed, where it is glibc; elsewhere do nothing.
 
@@ -16,7 +25,10 @@ def keep_freed_memory() -> None:
     page of the next one when it is first touched: up to a sixth of a step that makes and frees the
     same large tensors as the one before. What a process needs at its peak stays the same.
     """
+    _set(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+    _set(_M_TRIM_THRESHOLD, _MOST_KEPT)
+
+
+def _set(parameter: int, size: int) -> None:
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
-        mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
+        ctypes.CDLL(None).mallopt(parameter, size)

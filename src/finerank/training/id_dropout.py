@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finerank.data.batch import Jagged
-from finerank.data.vocabulary import UNKNOWN
+from finerank.data.schema import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

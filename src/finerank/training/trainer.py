@@ -14,8 +14,8 @@ import torch
 from finerank.data.loader import Loader
 from finerank.data.placement import Copied, Placement
 from finerank.errors import FinerankError
-from finerank.evaluation.evaluator import Metrics, metrics_of, score
-from finerank.nn.allocator import keep_freed_memory
+from finerank.evaluation.evaluator import BATCH_SIZE, Metrics, metrics_of, score
+from finerank.nn.allocator import keep_freed_memory, map_large_blocks
 from finerank.progress import Progress, silent
 from finerank.training.compiling import Compiler
 from finerank.training.device import find_device, find_precision
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from finerank.settings import TrainingSettings
 
 _TELL_S = 0.5  # between two readings of the loss for the progress
+_VALIDATED_ON_CPU = 1024  # candidates at a time: optimisers and training's batches share its memory
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Trainer:
                 the metric, having one class only.
         """
         settings, fit, trained_s = self.settings, Fit(), 0.0
-        keep_freed_memory()
+        map_large_blocks()
         model.to(self.device)
         compiler = Compiler(model, wanted=settings.compile)
         optimizers = Optimizers(model, self.weighting, settings)
@@ -118,6 +119,7 @@ class Trainer:
         loader = Loader(
             train_set, batch_size=settings.batch_size, shuffle=True, seed=settings.seed, then=drop
         )
+        at_a_time = _VALIDATED_ON_CPU if self.device.type == "cpu" else BATCH_SIZE
         best_value, best_weights = float("-inf"), {}
         started = time.perf_counter()
         for epoch in range(1, settings.epochs + 1):
@@ -128,7 +130,8 @@ class Trainer:
             trained_s += time.perf_counter() - epoch_started
             if not all(map(_is_finite, model.state_dict().values())):
                 raise _not_finite(f"epoch {epoch}", "weights that are not")
-            metrics = metrics_of(score(model, valid_set), valid)
+            logits = score(model, valid_set, batch_size=at_a_time)
+            metrics = metrics_of(logits, valid)
             value = self._watched(metrics)
             fit.epochs.append(
                 {
@@ -174,6 +177,8 @@ class Trainer:
             for batch in loader:
                 total += self._step(model, optimizers, l2, batch)
                 batches += 1
+                if batches == 1:  # what stays is made by now
+                    keep_freed_memory()
                 if (now := time.monotonic()) - told >= _TELL_S:  # a device is waited for
                     remark, told = self._remark(total, batches), now
                 advance(len(batch.request_of_candidate), remark)

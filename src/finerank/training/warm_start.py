@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finerank.data.encoding import IdEncoding, IdsEncoding
-from finerank.data.vocabulary import UNKNOWN, Vocabulary
+from finerank.data.schema import UNKNOWN
 from finerank.errors import FinerankError
 from finerank.models.inputs import embedding_tables
 
@@ -95,6 +94,10 @@ def check_grown(
 
 
 def _begins_with(new: Encoding, old: Encoding) -> bool:
+    # Training that starts anew needs no pyarrow, 40 MB.
+    from finerank.data.encoding import IdEncoding, IdsEncoding  # noqa: PLC0415
+    from finerank.data.vocabulary import Vocabulary  # noqa: PLC0415
+
     if not isinstance(new, IdEncoding | IdsEncoding) or not isinstance(
         old, IdEncoding | IdsEncoding
     ):
