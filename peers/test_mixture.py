@@ -100,7 +100,7 @@ def test_mmoe_of_deepctr(bench):
     copy_members(ours.experts.mlps.linears, map(layers_of_deepctr, theirs.expert_dnn))
     copy_members([*ours.towers.mlps.linears, ours.towers.logit], deepctr_towers(theirs))
     weights = [their.weight for their in theirs.gate_dnn_final_layer]
-    ours.gating.linear.load_state_dict({"weight": torch.stack(weights)})
+    ours.gate_logits.load_state_dict({"weight": torch.stack(weights)})
     bench.agree(score(ours), theirs, torch.randn(B, W))
 
 
@@ -124,7 +124,7 @@ def test_mmoe_of_rechub_with_fixed_statistics(bench):
     copy_members(ours.experts.mlps.linears, map(layers_of_rechub, theirs.experts))
     towers = [*ours.towers.mlps.linears, ours.towers.logit]
     copy_members(towers, map(layers_of_rechub, theirs.towers))
-    for gate, their in zip(ours.gating.linear.weight, theirs.gates, strict=True):
+    for gate, their in zip(ours.gate_logits.weight, theirs.gates, strict=True):
         ((weight, shift),) = layers_of_rechub(their)
         their.mlp[1].bias -= shift
         gate.copy_(weight)
@@ -152,8 +152,14 @@ def test_shared_bottom_of_rechub_with_fixed_statistics(bench):
 
 def test_rechub_normalises_the_gates_logits_over_the_batch(bench):
     """In training a row's shares depend on its batch mates, and not on the scale of the weights."""
-    theirs, ours = bench.scattered(rechub_mmoe()).gates[0], bench.scattered(mixture())
-    ours = ours.gating
+    theirs, gate_logits = (
+        bench.scattered(rechub_mmoe()).gates[0],
+        bench.scattered(mixture()).gate_logits,
+    )
+
+    def ours(x):
+        return gate_logits.shared(x).softmax(dim=2)
+
     x = torch.randn(B, W)
     other = x.clone()
     other[1:] *= 3
@@ -163,7 +169,7 @@ def test_rechub_normalises_the_gates_logits_over_the_batch(bench):
 
     shares, our_shares = theirs(x), ours(x)
     theirs.mlp[0].weight.data *= 10
-    ours.linear.weight.data *= 10
+    gate_logits.weight.data *= 10
     bench.record("moved by weights tenfold", (theirs(x) - shares).abs().max().item())
     torch.testing.assert_close(theirs(x), shares, atol=1e-4, rtol=0)
     bench.record("ours by weights tenfold", (ours(x) - our_shares).abs().max().item())

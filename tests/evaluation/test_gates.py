@@ -37,7 +37,7 @@ def mmoe(click, order):
     """Three experts whose gates read the number: logits are the weights times it."""
     model = MMoE(SCHEMA, num_experts=3, expert_units=(2,), tower_units=())
     with torch.no_grad():
-        weight = model.head.gating.linear.weight.zero_()
+        weight = model.head.gate_logits.weight.zero_()
         weight[:, :, 0] = torch.tensor([click, order])
     return model
 

@@ -1,7 +1,10 @@
+import copy
+
 import pytest
 import torch
 
 from finerank.nn.cross import CrossNetwork, CrossNetworkV2
+from finerank.nn.kernels import library
 
 
 def test_vector_by_hand(set_parameters):
@@ -49,6 +52,30 @@ def test_vector_is_the_papers_outer_product():
             xl = torch.outer(x0, xl) @ w + b + xl
         expected.append(xl)
     torch.testing.assert_close(cross(x), torch.stack(expected), rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("rows", "dim", "layers"), [(1, 5, 1), (200, 32, 2), (130, 39, 3)])
+def test_compiled_crosses_equal_torch(rows, dim, layers, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    calls, call = [], library.call
+    monkeypatch.setattr(library, "call", lambda *given: calls.append(given[0]) or call(*given))
+    cross, x = CrossNetwork(dim, num_layers=layers), torch.randn(rows, dim, requires_grad=True)
+    torch.nn.init.normal_(cross.bias)
+    double, upstream = copy.deepcopy(cross).double(), torch.randn(rows, dim)
+    leaves = [x, *cross.parameters()]
+    found = cross(x)
+    doubles = [x.detach().double().requires_grad_(), *double.parameters()]
+    expected = double(doubles[0])
+    assert calls == ["cross_forward"]  # float64 is torch's
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    for each, other in zip(
+        torch.autograd.grad(found, leaves, upstream),
+        torch.autograd.grad(expected, doubles, upstream.double()),
+        strict=True,
+    ):
+        torch.testing.assert_close(each.double(), other, rtol=1e-4, atol=1e-3)
 
 
 NETWORKS = [

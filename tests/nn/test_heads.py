@@ -108,7 +108,7 @@ def test_mixture_equals_a_loop(name):
     read = request[REQUEST_OF_ROW] if name == "mmoe by request" else x
     inputs = []
     for task in range(TASKS):
-        gate = head.gating.linear.weight[0 if name == "one_gate" else task]
+        gate = head.gate_logits.weight[0 if name == "one_gate" else task]
         shares = torch.softmax(read @ gate.T, dim=1)
         inputs.append(sum(shares[:, e : e + 1] * mlp(head.experts.mlps, e, x) for e in range(3)))
     expected = towers(head, inputs)
@@ -118,7 +118,7 @@ def test_mixture_equals_a_loop(name):
 def test_gates_of_a_mixture():
     head, x, request = HEADS["mmoe"](), randn(ROWS, WIDTH), randn(3, REQUEST_WIDTH)
     gates = head.gates(x, request, REQUEST_OF_ROW)
-    expected = torch.softmax(x @ head.gating.linear.weight[1].T, dim=1)
+    expected = torch.softmax(x @ head.gate_logits.weight[1].T, dim=1)
     torch.testing.assert_close(gates[:, 1], expected, rtol=0, atol=1e-12)
     one = HEADS["one_gate"]().gates(x, request, REQUEST_OF_ROW)
     assert one.shape == (ROWS, TASKS, 3)

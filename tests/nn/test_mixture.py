@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from finerank.nn.mixture import Experts, Gates, Towers, mix
+from finerank.nn.kernels import library
+from finerank.nn.mixture import Experts, Towers, mix, mix_by_logits
 from finerank.nn.mlp import MLP
 from finerank.nn.stacked import StackedLinear
 
@@ -47,20 +48,41 @@ def test_stacked_linear_by_hand(set_parameters):
     assert linear(x[:, :1]).tolist() == [[[21.5, 42.0], [75.0, 93.0]]]
 
 
-def test_gates_by_hand(set_parameters):
-    gates = Gates(2, 2, num_gates=2)
-    weight = [[[1.0, 3.0], [2.0, -1.0]], [[0.0, 1.0], [3.0, 1.0]]]
-    set_parameters(gates, linear__weight=weight)
-    shares = gates(torch.tensor([[log(2), 0.0], [0.0, log(2)]]))
-    # exp of the first gate's logits: 2 and 4; 8 and 1/2. Of the second's: 1 and 8; 2 and 2.
-    first, second = [[1 / 3, 2 / 3], [16 / 17, 1 / 17]], [[1 / 9, 8 / 9], [1 / 2, 1 / 2]]
-    torch.testing.assert_close(shares, torch.tensor([first, second]).transpose(0, 1))
-
-
 def test_mix_by_hand():
     experts = torch.tensor([[[1.0, 2.0], [10.0, 30.0]]])
     gates = torch.tensor([[[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]]])
     assert mix(experts, gates).tolist() == [[[7.75, 23.0], [5.5, 16.0], [1.0, 2.0]]]
+
+
+@pytest.mark.parametrize("width", [16, 3])
+def test_mix_by_logits_by_hand(width):
+    """The first gate's shares are 1 / 9 and 8 / 9; the second's logits are far from zero."""
+    experts = torch.tensor([1.0, 10.0]).view(1, 2, 1).expand(1, 2, width)
+    logits = torch.tensor([[[0.0, log(8)], [200.0, 200.0], [-300.0, 0.0]]])
+    expected = torch.tensor([9.0, 5.5, 10.0]).view(1, 3, 1).expand(1, 3, width)
+    torch.testing.assert_close(mix_by_logits(experts, logits), expected)
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("rows", "gates", "members", "width"), [(1, 1, 1, 16), (200, 3, 8, 48), (65, 7, 5, 32)]
+)
+def test_compiled_mixtures_equal_torch(rows, gates, members, width, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    calls, call = [], library.call
+    monkeypatch.setattr(library, "call", lambda *given: calls.append(given[0]) or call(*given))
+    given = torch.randn(rows, members, width), torch.randn(rows, gates, members) * 5
+    upstream = torch.randn(rows, gates, width)
+    found = [each.requires_grad_() for each in given]
+    doubles = [each.detach().double().requires_grad_() for each in given]
+    outputs = mix_by_logits(*found), mix_by_logits(*doubles)
+    assert calls == ["mixture_forward"]  # float64 is torch's
+    torch.testing.assert_close(outputs[0].double(), outputs[1], rtol=1e-5, atol=1e-5)
+    gradients = torch.autograd.grad(outputs[0], found, upstream)
+    expected = torch.autograd.grad(outputs[1], doubles, upstream.double())
+    for each, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(each.double(), other, rtol=1e-5, atol=1e-4)
 
 
 def test_linear_towers_by_hand(set_parameters):
@@ -108,7 +130,6 @@ def test_towers_are_a_loop_over_mlps(activation):
 BLOCKS = [
     (lambda: Experts(3, (4, 2), num_experts=3, activation="dice"), (5, 3)),
     (lambda: Experts(3, (2,), num_experts=1, activation="prelu"), (5, 3)),
-    (lambda: Gates(3, 4, num_gates=2), (5, 3)),
     (lambda: Towers(3, (4,), num_tasks=2, activation="dice"), (5, 2, 3)),
     (lambda: Towers(3, (), num_tasks=2), (5, 2, 3)),
     (lambda: Towers(3, (2,), num_tasks=2, activation="silu"), (5, 1, 3)),
@@ -125,6 +146,7 @@ def test_gradients_and_rows_apart(block, shape, check_gradients, check_rows_apar
 def test_mix_gradients():
     experts, gates = randn(2, 3, 4), randn(2, 2, 3)
     assert torch.autograd.gradcheck(mix, (experts, gates))
+    assert torch.autograd.gradcheck(mix_by_logits, (experts, gates))
 
 
 def test_members_start_apart_and_as_torch_linear_does():
@@ -150,5 +172,4 @@ def test_experts_without_a_layer_are_refused():
 
 def test_output_dims():
     assert Experts(3, (4, 2), num_experts=5).output_dim == 2
-    assert Gates(3, 5, num_gates=2).output_dim == 5
     assert Towers(3, (4,), num_tasks=2).output_dim == 2

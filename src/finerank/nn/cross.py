@@ -4,13 +4,19 @@ Shape letters: ``B`` rows (candidates), ``W`` the input's width, ``L`` layers, `
 """
 
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from finerank.nn.kernels import library
+from finerank.nn.kernels.cross import CrossOf
 from finerank.nn.linear import Linear
 from finerank.nn.products import linear
+
+_FEWEST = 64  # rows of a share
 
 
 class CrossNetwork(nn.Module):
@@ -50,10 +56,52 @@ class CrossNetwork(nn.Module):
         constants = self.bias.cumsum(dim=0)  # (L, W), after each layer
         before = functional.pad(constants[:-1], (0, 0, 1, 0))
         of_constant = (before * self.weight).sum(dim=1)  # (L,)
+        if library.serves(x, self.weight):
+            return _crossed(x, self.weight, of_constant, constants[-1])
         scale = x.new_ones(x.shape[0])  # (B,)
         for of_input, shift in zip((linear(x, self.weight)).unbind(1), of_constant, strict=True):
             scale = scale + scale * of_input + shift
         return torch.addcmul(constants[-1], x, scale.unsqueeze(1))
+
+
+def _crossed(x: Tensor, weight: Tensor, of_constant: Tensor, constant: Tensor) -> Tensor:
+    """The crossed rows ``(B, W)`` by compiled functions, see ``kernels/cross.c``."""
+    output: Tensor = _Crossed.apply(x, weight, of_constant, constant)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _Crossed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        weight: Tensor,
+        of_constant: Tensor,
+        constant: Tensor,
+    ) -> Tensor:
+        x, weight, of_constant = x.contiguous(), weight.contiguous(), of_constant.contiguous()
+        products = x.new_empty(len(x), len(weight))
+        output, work = torch.empty_like(x), _work(x, weight, of_constant)
+        library.call("cross_forward", work, constant.contiguous(), products, output)
+        ctx.save_for_backward(x, weight, of_constant, products)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        x, weight, of_constant, products = ctx.saved_tensors
+        gradient, work = gradient.contiguous(), _work(x, weight, of_constant)
+        of_x = torch.empty_like(x)
+        of_weight = x.new_empty(work.shares, *weight.shape)
+        of_shift = x.new_empty(work.shares, len(weight))
+        library.call("cross_backward", work, products, gradient, of_x, of_weight, of_shift)
+        return of_x, of_weight.sum(dim=0), of_shift.sum(dim=0), gradient.sum(dim=0)
+
+
+def _work(x: Tensor, weight: Tensor, of_constant: Tensor) -> CrossOf:
+    """The argument of the functions; it points into the tensors."""
+    shares = library.shares_of(len(x), fewest=_FEWEST)
+    return library.filled(CrossOf, shares, *x.shape, len(weight), x, weight, of_constant)
 
 
 class CrossNetworkV2(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finerank.nn.activations import ActivationName
 from finerank.nn.joined import Rows, whole
 from finerank.nn.linear import Linear
-from finerank.nn.mixture import Experts, Gates, Towers, mix
+from finerank.nn.mixture import Experts, Towers, mix, mix_by_logits
 from finerank.nn.mlp import MLP
 from finerank.nn.stacked import StackedLinear, StackedMLP
 
@@ -133,7 +133,7 @@ class MixtureHead(nn.Module):
         )
         gate_dim = input_dim if request_dim is None else request_dim
         num_gates = 1 if one_gate else num_tasks
-        self.gating = Gates(gate_dim, num_experts, num_gates=num_gates)
+        self.gate_logits = StackedLinear(num_gates, gate_dim, num_experts, bias=False)
         self.towers = Towers(
             self.experts.output_dim,
             tower_units,
@@ -145,15 +145,17 @@ class MixtureHead(nn.Module):
     def forward(self, x: Rows, request: Rows, request_of_candidate: Tensor) -> Tensor:
         """Return the logits ``(B, T)``."""
         gates = self._gates(x, request, request_of_candidate)  # (B, G, E)
-        logits: Tensor = self.towers(mix(self.experts(x), gates))
+        logits: Tensor = self.towers(mix_by_logits(self.experts(x), gates))
         return logits
 
     def gates(self, x: Rows, request: Rows, request_of_candidate: Tensor) -> Tensor:
         """Return the experts' shares in each task ``(B, T, E)``, each row summing to 1."""
-        return self._gates(x, request, request_of_candidate).expand(-1, self.num_tasks, -1)
+        gates = self._gates(x, request, request_of_candidate)
+        return torch.softmax(gates, dim=2).expand(-1, self.num_tasks, -1)
 
     def _gates(self, x: Rows, request: Rows, request_of_candidate: Tensor) -> Tensor:
-        gates: Tensor = self.gating(request if self.reads_request else x)
+        """What the gates' shares are the softmax of ``(B, G, E)``."""
+        gates = self.gate_logits.shared(request if self.reads_request else x)
         return gates.index_select(0, request_of_candidate) if self.reads_request else gates
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from finerank.nn import host
 from finerank.nn.kernels import library
 from finerank.nn.kernels.lookups import LookupsOf
 from finerank.nn.products import short_dtype
@@ -49,7 +48,7 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
         vectors: the rows in use ``(U, D)``.
         places: of the ids among them ``(B, F)``, int64.
     """
-    if not host.is_readable(vectors) or vectors.dtype != torch.float32 or not library.is_there():
+    if not library.serves(vectors):
         return None
     fewest = _ROWS_OF_AN_ID if short_dtype(vectors) is None else _ROWS_OF_AN_ID_IN_SHORT
     (rows, columns), places = places.shape, places.contiguous()

@@ -1,21 +1,28 @@
 """Mixtures of experts for several tasks: experts, gates, and the tasks' towers.
 
-Shape letters: ``B`` rows (candidates), ``I`` input width, ``E`` experts, ``T`` tasks, ``G`` gates,
-``H`` hidden width of an expert or a tower's input.
+Shape letters: ``B`` rows (candidates), ``I`` input width, ``E`` experts, ``T`` tasks, ``H`` hidden
+width of an expert or a tower's input.
 
 Source: Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
 Mixture-of-Experts, KDD 2018, doi:10.1145/3219819.3220007, eqs. (5) to (7).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from finerank.nn.activations import ActivationName
 from finerank.nn.joined import Rows
+from finerank.nn.kernels import library
+from finerank.nn.kernels.mixture import MixtureOf
 from finerank.nn.products import bmm
 from finerank.nn.stacked import StackedLinear, StackedMLP
+
+_ALIGNED = 16  # numbers
+_FEWEST = 64  # rows of a share
 
 
 class Experts(nn.Module):
@@ -60,26 +67,6 @@ class Experts(nn.Module):
         return self.mlps.shared(x)
 
 
-class Gates(nn.Module):
-    r"""Say how much each expert counts for each row, one gate for each use of the experts.
-
-    .. math:: g_k(x) = \mathrm{softmax}(W_k x)
-
-    Shape:
-        - input: ``(B, I)``.
-        - output: ``(B, G, E)``, at least 0, each row of a gate summing to 1.
-    """
-
-    def __init__(self, input_dim: int, num_experts: int, *, num_gates: int) -> None:
-        super().__init__()
-        self.output_dim = num_experts
-        self.linear = StackedLinear(num_gates, input_dim, num_experts, bias=False)
-
-    def forward(self, x: Rows) -> Tensor:
-        """Return the experts' shares ``(B, G, E)``."""
-        return torch.softmax(self.linear.shared(x), dim=2)
-
-
 def mix(experts: Tensor, gates: Tensor) -> Tensor:
     r"""Return each task's mixture of the experts ``(B, T, H)``.
 
@@ -90,6 +77,49 @@ def mix(experts: Tensor, gates: Tensor) -> Tensor:
         gates: The experts' shares in each task ``(B, T, E)``.
     """
     return bmm(gates, experts)
+
+
+def mix_by_logits(experts: Tensor, logits: Tensor) -> Tensor:
+    """Return each task's mixture of the experts ``(B, T, H)`` by what their shares come from.
+
+    Args:
+        experts: The experts' outputs ``(B, E, H)``.
+        logits: The experts' shares are the softmax of these in each task ``(B, T, E)``.
+    """
+    if not library.serves(experts, logits) or experts.shape[2] % _ALIGNED:
+        return mix(experts, torch.softmax(logits, dim=2))
+    mixed: Tensor = _Mixed.apply(experts, logits)  # type: ignore[no-untyped-call]
+    return mixed
+
+
+class _Mixed(torch.autograd.Function):
+    """By compiled functions, see ``kernels/mixture.c``."""
+
+    @staticmethod
+    def forward(ctx: Any, experts: Tensor, logits: Tensor) -> Tensor:  # noqa: ANN401
+        experts, logits = experts.contiguous(), logits.contiguous()
+        shares = torch.empty_like(logits)
+        mixed = experts.new_empty(*logits.shape[:2], experts.shape[2])
+        library.call("mixture_forward", _work(experts, logits), logits, shares, mixed)
+        ctx.save_for_backward(experts, shares)
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        experts, shares = ctx.saved_tensors
+        of_experts, of_logits = torch.empty_like(experts), torch.empty_like(shares)
+        work = _work(experts, shares)
+        gradient = gradient.contiguous()
+        library.call("mixture_backward", work, shares, gradient, of_logits, of_experts)
+        return of_experts, of_logits
+
+
+def _work(experts: Tensor, logits: Tensor) -> MixtureOf:
+    """The argument of the functions; it points into the tensors."""
+    rows, gates, members = logits.shape
+    shares = library.shares_of(rows, fewest=_FEWEST)
+    return library.filled(MixtureOf, shares, rows, gates, members, experts.shape[2], experts)
 
 
 class Towers(nn.Module):

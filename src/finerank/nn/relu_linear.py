@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from finerank.nn import host, onednn
+from finerank.nn import onednn
 from finerank.nn.kernels import library
 from finerank.nn.kernels.members import MembersOf
 from finerank.nn.products import short_dtype
@@ -37,7 +37,7 @@ def serves(x: Tensor, members: int, outputs: int) -> bool:
         members: ``M``.
         outputs: ``O``.
     """
-    if x.dtype != torch.float32 or not host.is_readable(x) or not library.is_there():
+    if not library.serves(x):
         return False
     if x.numel() * outputs < _WORTH or outputs % _ALIGNED or x[0].numel() // members % _ALIGNED:
         return False
@@ -88,6 +88,6 @@ class _ReluLinear(torch.autograd.Function):
 def _work(x: Tensor, weight: Tensor, *, relu: bool) -> MembersOf:
     """The argument of the functions; it points into the tensors."""
     rows, members, inputs = x.shape
-    shares = max(1, min(torch.get_num_threads(), rows // _FEWEST))
+    shares = library.shares_of(rows, fewest=_FEWEST)
     outputs = weight.shape[1]
     return library.filled(MembersOf, shares, rows, members, inputs, outputs, relu, x, weight)

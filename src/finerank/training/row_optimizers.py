@@ -114,7 +114,7 @@ class LazyAdam(RowOptimizer):
 
     def _step(self, index: int, tables: EmbeddingTables, in_use: RowsInUse) -> None:
         rows, vectors, _ = in_use
-        if not _is_compiled(vectors):
+        if not library.serves(vectors):
             super()._step(index, tables, in_use)
             return
         gradient = in_use.gradient().contiguous()
@@ -123,7 +123,7 @@ class LazyAdam(RowOptimizer):
     def _rows_of(self, index: int, rows: Tensor) -> RowsOf:
         """The argument of the compiled functions; it points into the tensors."""
         mean, square = self._means[index], self._squares[index]
-        shares = max(1, min(torch.get_num_threads(), len(rows) // _FEWEST))
+        shares = library.shares_of(len(rows), fewest=_FEWEST)
         return library.filled(
             RowsOf, shares, len(rows), mean.shape[1], rows, mean, square,
             self._last_use_of(index), self._steps, *self.betas, self.eps, self.learning_rate,
@@ -229,7 +229,7 @@ class DeferredAdam(LazyAdam):
     @torch.no_grad()
     def catch_up(self, index: int, rows: Tensor, vectors: Tensor) -> None:
         """Move the vectors of rows that are looked up on to where they are by now."""
-        if _is_compiled(vectors):
+        if library.serves(vectors):
             of_rows, latest = self._rows_of(index, rows), self._moves.shape[1]
             library.call("catch_up", of_rows, self._moves, latest, vectors)
         else:
@@ -275,11 +275,6 @@ class RowwiseAdagrad(RowOptimizer):
         self._sums[index].index_copy_(0, rows, total)
         scale = total.sqrt_().add_(self.eps).unsqueeze(1)
         vectors.addcdiv_(gradient, scale, value=-self.learning_rate)
-
-
-def _is_compiled(vectors: Tensor) -> bool:
-    """Whether there are compiled functions for these rows, on this machine."""
-    return vectors.dtype == torch.float32 and host.is_readable(vectors) and library.is_there()
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

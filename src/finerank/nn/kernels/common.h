@@ -29,6 +29,35 @@ INLINE vector choose(integers holds, vector x, vector y) {
   return (vector)((holds & (integers)x) | (~holds & (integers)y));
 }
 
+/* Of all numbers, halves added to each other. */
+INLINE float sum_of(vector x) {
+  float parts[WIDTH];
+  store(parts, x);
+#pragma clang loop unroll(full)
+  for (int half = WIDTH / 2; half > 0; half /= 2)
+#pragma clang loop unroll(full)
+    for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+  return parts[0];
+}
+
+/* e to the x: of x / ln 2 the whole part as an exponent, the rest by a polynomial of degree 6. */
+INLINE vector exponential(vector x) {
+  x = choose(x < -87.0f, all(-87.0f), x);
+  x = choose(x > 88.0f, all(88.0f), x);
+  const float magic = 12582912.0f; /* 1.5 * 2^23: to add it rounds to a whole number */
+  vector whole = x * 1.44269504088896341f + magic - magic;
+  vector rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+  vector y = all(1.9875691500e-4f);
+  y = y * rest + 1.3981999507e-3f;
+  y = y * rest + 8.3334519073e-3f;
+  y = y * rest + 4.1665795894e-2f;
+  y = y * rest + 1.6666665459e-1f;
+  y = y * rest + 5.0000001201e-1f;
+  y = y * rest * rest + rest + 1.0f;
+  integers power = (__builtin_convertvector(whole, integers) + 127) << 23;
+  return y * (vector)power;
+}
+
 /* Up to a multiple of 16. */
 INLINE int64_t filled_up(int64_t width) { return (width + 15) / 16 * 16; }
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from finerank.nn import host
+
 _FOLDER = Path(__file__).parent
 _BUILT = {"AVX512": "x86_64_v4", "AVX2": "x86_64_v3"}  # for what torch calls the processor's
 _TYPES = {torch.float32, torch.float64, torch.int32, torch.int64}
@@ -26,6 +28,16 @@ def address(tensor: Tensor | None) -> int | None:
     assert tensor.is_contiguous()
     assert tensor.dtype in _TYPES
     return tensor.data_ptr()
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the functions can be called with these tensors, on this machine."""
+    return all(x.dtype == torch.float32 and host.is_readable(x) for x in tensors) and is_there()
+
+
+def shares_of(rows: int, *, fewest: int) -> int:
+    """How many shares so many rows are divided into, for a thread each, of at least ``fewest``."""
+    return max(1, min(torch.get_num_threads(), rows // fewest))
 
 
 def is_there() -> bool:

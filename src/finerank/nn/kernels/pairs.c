@@ -18,24 +18,6 @@
 
 /* ---- Activations ---- */
 
-/* e to the x: of x / ln 2 the whole part as an exponent, the rest by a polynomial of degree 6. */
-INLINE vector exponential(vector x) {
-  x = choose(x < -87.0f, all(-87.0f), x);
-  x = choose(x > 88.0f, all(88.0f), x);
-  const float magic = 12582912.0f; /* 1.5 * 2^23: to add it rounds to a whole number */
-  vector whole = x * 1.44269504088896341f + magic - magic;
-  vector rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-  vector y = all(1.9875691500e-4f);
-  y = y * rest + 1.3981999507e-3f;
-  y = y * rest + 8.3334519073e-3f;
-  y = y * rest + 4.1665795894e-2f;
-  y = y * rest + 1.6666665459e-1f;
-  y = y * rest + 5.0000001201e-1f;
-  y = y * rest * rest + rest + 1.0f;
-  integers power = (__builtin_convertvector(whole, integers) + 127) << 23;
-  return y * (vector)power;
-}
-
 /* An activation s (alpha + (1 - alpha) p), with p the sigmoid of the normalised s (Dice) or
    whether s is above 0 (PReLU; ReLU, where alpha is 0). */
 typedef struct {
