@@ -36,7 +36,10 @@ def test_there_may_be_none():
     assert find_repeated(torch.zeros(8, 2, dtype=torch.float64), repeated) is None
     with torch.autocast("cpu", torch.bfloat16):  # where the other way is faster, it pays later
         assert find_repeated(torch.zeros(8, 2), repeated) is None
-        assert find_repeated(torch.zeros(8, 2), repeated.repeat(2, 1)) is not None
+        repeated = repeated.repeat(2, 1)
+        assert find_repeated(torch.zeros(8, 2), repeated) is not None
+        repeated[:, 1] = torch.arange(8)  # and where it does for all columns
+        assert find_repeated(torch.zeros(8, 2), repeated) is None
 
 
 @pytest.fixture(params=[1, 3])

@@ -22,7 +22,7 @@ from finerank.nn.kernels.lookups import LookupsOf
 from finerank.nn.products import short_dtype
 
 _ROWS_OF_AN_ID = 1.33  # on average, from which it pays
-_ROWS_OF_AN_ID_IN_SHORT = 8  # where the other way are products of short numbers
+_ROWS_OF_AN_ID_IN_SHORT = 8  # where the other way are products of short numbers, for all columns
 
 
 class Repeated(NamedTuple):
@@ -50,14 +50,15 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
     """
     if not library.serves(vectors):
         return None
-    fewest = _ROWS_OF_AN_ID if short_dtype(vectors) is None else _ROWS_OF_AN_ID_IN_SHORT
+    short = short_dtype(vectors) is not None
+    fewest = _ROWS_OF_AN_ID_IN_SHORT if short else _ROWS_OF_AN_ID
     (rows, columns), places = places.shape, places.contiguous()
     most = int(rows / fewest)
     different = places.new_empty(columns, most)
     counts, numbers = places.new_empty(columns), places.new_empty(rows, columns, dtype=torch.int32)
     library.call("different", rows, columns, len(vectors), most, places, different, counts, numbers)
     chosen = (counts > 0).nonzero().squeeze(1)
-    if len(chosen) == 0:
+    if len(chosen) == 0 or (short and len(chosen) < columns):
         return None
     counts = counts[chosen]
     first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
