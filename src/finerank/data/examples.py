@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from finerank.data.batch import Batch, Column, Jagged, Steps, take
+from finerank.data.batch import Batch, Column, Jagged, Steps
+from finerank.data.columns import take_columns
 from finerank.nn.jagged import expand_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -84,22 +85,12 @@ class Examples:
         item = None if self.item is None else self.item.index_select(0, candidates)
         schema = self.schema
         return Batch(
-            request={
-                feature.name: self._column(
-                    feature, self.request, requests, user, sizes.get(("request", feature.name))
-                )
-                for feature in schema.request_features
-            },
-            candidate={
-                feature.name: self._column(
-                    feature,
-                    self.candidate,
-                    candidates,
-                    item,
-                    sizes.get(("candidate", feature.name)),
-                )
-                for feature in schema.candidate_features
-            },
+            request=self._columns(
+                schema.request_features, self.request, requests, user, sizes, ("request",)
+            ),
+            candidate=self._columns(
+                schema.candidate_features, self.candidate, candidates, item, sizes, ("candidate",)
+            ),
             histories={
                 each.name: self._steps(each.name, requests, sizes) for each in schema.histories
             },
@@ -186,32 +177,29 @@ class Examples:
         starts, ends = (bound.index_select(0, requests) for bound in self.windows[name])
         events, offsets = expand_ranges(starts, ends - starts, size=sizes.get(("steps", name)))
         item = None if store.item is None else store.item.index_select(0, events)
-        columns = {
-            feature: self._column(
-                self.schema.feature(feature),
-                store.columns,
-                events,
-                item,
-                sizes.get(("steps", name, feature)),
-            )
-            for feature in history.features
-        }
+        features = [self.schema.feature(feature) for feature in history.features]
+        columns = self._columns(features, store.columns, events, item, sizes, ("steps", name))
         return Steps(columns, offsets, sizes.get(("pairs", name)))
 
-    def _column(
+    def _columns(
         self,
-        feature: Feature,
+        features: Sequence[Feature],
         own: Mapping[str, Column],
         rows: Tensor,
-        entity: Tensor | None,
-        size: int | None,
-    ) -> Column:
-        """A feature at the given rows: from their own table, or from that of users or items."""
-        column, by_entity = self.source(feature, own)
-        if not by_entity:
-            return take(column, rows, size=size)
-        assert entity is not None
-        return take(column, entity, size=size)
+        entities: Tensor | None,
+        sizes: Sizes,
+        of: tuple[str, ...],
+    ) -> dict[str, Column]:
+        """Features at the given rows: from their own table, or from that of users or items."""
+        sources = {each.name: self.source(each, own) for each in features}
+        known = {name: sizes.get((*of, name)) for name in sources}
+        found: dict[str, Column] = {}
+        for by_entity, places in ((False, rows), (True, entities)):
+            columns = {name: column for name, (column, by) in sources.items() if by == by_entity}
+            if columns:
+                assert places is not None
+                found |= take_columns(columns, places, known)
+        return {name: found[name] for name in sources}
 
 
 def _from(column: Column, first: int) -> Column:

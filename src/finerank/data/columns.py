@@ -1,0 +1,73 @@
+"""The same rows of several columns, taken at once.
+
+A batch takes each column's own operation otherwise, and the thread that makes batches would keep
+the one that trains waiting for the interpreter.
+
+Shape: ``R`` rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from finerank.data.batch import Column, take
+from finerank.nn import host
+from finerank.nn.kernels import library
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_FEWEST = 4  # columns
+_BYTES = 4  # of a number
+
+
+def take_columns(
+    columns: Mapping[str, Column], rows: Tensor, sizes: Mapping[str, int | None]
+) -> dict[str, Column]:
+    """The given rows of each column, in that order.
+
+    Args:
+        columns: of as many rows each.
+        rows: which ``(R,)``, int64.
+        sizes: of jagged columns, how many values the rows have together, where it is known.
+    """
+    alike = [name for name, column in columns.items() if _is_plain(column)]
+    if len(alike) < _FEWEST or not host.is_readable(rows) or not library.is_there():
+        alike = []
+    found = _taken([columns[name] for name in alike], rows) if alike else ()
+    taken: dict[str, Column] = dict(zip(alike, found, strict=True))
+    return {
+        name: taken[name] if name in taken else take(column, rows, size=sizes.get(name))
+        for name, column in columns.items()
+    }
+
+
+def _is_plain(column: Column) -> bool:
+    return (
+        isinstance(column, Tensor)
+        and column.ndim == 1
+        and column.itemsize == _BYTES
+        and column.is_contiguous()
+        and host.is_readable(column)
+    )
+
+
+def _taken(columns: Sequence[Column], rows: Tensor) -> list[Tensor]:
+    tensors = [each for each in columns if isinstance(each, Tensor)]
+    size = len(tensors[0])
+    addresses = torch.tensor([each.data_ptr() for each in tensors])
+    found = torch.empty(len(tensors), len(rows), dtype=torch.int32)
+    state = torch.empty(1, dtype=torch.int64)
+    rows = rows.contiguous()
+    library.call("take", len(tensors), addresses, size, len(rows), rows, found, state)
+    if int(state) < 0:
+        raise IndexError(
+            f"expected rows from 0 to {size - 1}, found {int(rows.min())} to {int(rows.max())}"
+        )
+    return [
+        part if each.dtype == torch.int32 else part.view(each.dtype)
+        for each, part in zip(tensors, found.unbind(0), strict=True)
+    ]
