@@ -11,6 +11,7 @@ Activations, losses, gathers of the history and the optimiser of the dense weigh
 from __future__ import annotations
 
 import itertools
+import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ from cases import ATTENTION_UNITS, CROSS_LAYERS, EXPERT_UNITS, EXPERTS, TOWER_UN
 from measure import READY_BATCHES
 from synthetic import load, make
 
-from finerank.nn import onednn
+from finerank.nn.onednn import rounded_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cases import Case
@@ -100,9 +102,10 @@ class Side:
         width = len(case.id_sizes) * dim + case.numbers
         if case.kind == "mmoe":
             tasks = len(case.tasks)
-            experts = _mlp(batch, width, EXPERT_UNITS) * EXPERTS
+            first, *others = EXPERT_UNITS
+            experts = [(batch, width, EXPERTS * first), *_mlp(batch, first, others) * EXPERTS]
             towers = _mlp(batch, EXPERT_UNITS[-1], (*TOWER_UNITS, 1)) * tasks
-            return [*experts, *[(batch, width, EXPERTS)] * tasks, *towers]
+            return [*experts, (batch, width, EXPERTS * tasks), *towers]
         if case.kind == "dcn":
             deep = _mlp(batch, width, case.hidden_units)
             last = (batch, width + case.hidden_units[-1], 1)
@@ -113,7 +116,8 @@ class Side:
 class _Product:
     """A matrix product and both of its backward ones, into memory that is there already.
 
-    oneDNN's go to memory of its own, with a number of rows that it has a kernel for.
+    By MKL, to which torch leaves float32, or by oneDNN, whose go to memory of its own: whichever
+    is the faster when it is made.
 
     Args:
         shape: with the most rows that it gets.
@@ -121,26 +125,58 @@ class _Product:
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         rows, width, out = shape
-        even = onednn.rounded_up(rows)
+        even = rounded_up(rows)
         self.x, self.weight, self.y = (
             torch.ones(*size, device=device) for size in ((even, width), (width, out), (even, out))
         )
         self.x_grad, self.weight_grad = torch.ones_like(self.x), torch.ones_like(self.weight)
+        self.run = self._by_default
+        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+            self.run = min((self._by_default, self._by_onednn), key=lambda way: _seconds(way, rows))
 
-    def run(self, rows: int) -> None:
+    def _by_default(self, rows: int) -> None:
         """Multiply, with so many rows."""
         x, y = self.x[:rows], self.y[:rows]
-        if onednn.multiplies(x, y.shape[1]):
-            even = onednn.rounded_up(rows)
-            x, y = self.x[:even], self.y[:even]
-            onednn.product(x, self.weight.t())
-            onednn.product(y, self.weight)
-            onednn.product_of_rows(x, y)
-            return
         torch.mm(x, self.weight, out=y)
         torch.mm(y, self.weight.t(), out=self.x_grad[:rows])
         torch.mm(x.t(), y, out=self.weight_grad)
 
+    def _by_onednn(self, rows: int) -> None:
+        """The same, with a number of rows that it has a kernel for."""
+        x, y = (each[: rounded_up(rows)] for each in (self.x, self.y))
+        multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - the one door to it
+        multiply(x, self.weight.t(), None, "none", [], "")
+        multiply(y, self.weight, None, "none", [], "")
+        wide, narrow = (x, y) if x.shape[1] > y.shape[1] else (y, x)
+        torch.ops.aten.convolution_backward(  # of one pixel a row, for its weight
+            _pixels(wide),
+            _pixels(narrow),
+            x.new_empty(1).expand(wide.shape[1], narrow.shape[1], 1, 1),
+            None,
+            stride=[1, 1],
+            padding=[0, 0],
+            dilation=[1, 1],
+            transposed=False,
+            output_padding=[0, 0],
+            groups=1,
+            output_mask=[False, True, False],
+        )
 
-def _mlp(rows: int, width: int, units: tuple[int, ...]) -> list[Shape]:
+
+def _seconds(way: Callable[[int], None], rows: int) -> float:
+    """The shortest of some runs, behind one that makes what it needs."""
+    found = []
+    for _ in range(6):
+        started = time.perf_counter()
+        way(rows)
+        found.append(time.perf_counter() - started)
+    return min(found[1:])
+
+
+def _pixels(x: torch.Tensor) -> torch.Tensor:
+    """Rows as the pixels of one image, their numbers as its channels."""
+    return x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
+
+
+def _mlp(rows: int, width: int, units: Sequence[int]) -> list[Shape]:
     return [(rows, *layer) for layer in pairwise((width, *units))]

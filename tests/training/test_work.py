@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finerank.data.batch import Batch, Steps
 from finerank.data.schema import Feature, History, Schema
 from finerank.models.registry import build
-from finerank.nn import joined, lookups, relu_linear
+from finerank.nn import compiled_linear, joined, lookups
 from finerank.nn.kernels import library
 from finerank.nn.pair_linear import pair_linear
 from finerank.nn.pairs import pairs_of
@@ -178,7 +178,8 @@ def test_wide_experts_are_compiled(monkeypatch):
     """Their first layer is looked up, once for them and once for the gates."""
     monkeypatch.setattr(joined, "_WORTH", 0)
     monkeypatch.setattr(lookups, "_ROWS_OF_AN_ID", 1)
-    monkeypatch.setattr(relu_linear, "_WORTH", 0)
+    monkeypatch.setattr(compiled_linear, "_WORTH", 0)
+    monkeypatch.setattr(compiled_linear, "is_faster", lambda: False)
     calls, call = [], library.call
     monkeypatch.setattr(library, "call", lambda *given: calls.append(given[0]) or call(*given))
     wide = {"embedding_dim": 8, "num_experts": 4, "expert_units": [32, 16], "tower_units": [16]}
@@ -199,7 +200,8 @@ def test_a_step_does_the_same_however_large_the_tables(name):
     assert work_of(name, size=100) == work_of(name, size=10_000)
 
 
-def test_a_pair_takes_one_product_forward_and_two_backward():
+def test_a_pair_takes_one_product_forward_and_two_backward(monkeypatch):
+    monkeypatch.setattr(library, "is_there", lambda: False)
     count, steps, dim, width = 64, 50, 32, 16
     shapes = (count, dim), (count * steps, dim), (width, 3 * dim), (width,)
     given = [torch.randn(shape, requires_grad=True) for shape in shapes]

@@ -11,12 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from finerank.nn import compiled_linear
 from finerank.nn.activations import ActivationName, activation
 from finerank.nn.jagged import spread
 from finerank.nn.joined import Rows, whole
 from finerank.nn.linear import Linear, split_linear
 from finerank.nn.normalization import BatchNorm
-from finerank.nn.relu_linear import is_relu, relu_linear, serves
+from finerank.nn.products import short_dtype
 
 NormalizationName = Literal["batch", "layer"]
 
@@ -99,9 +100,9 @@ class MLP(nn.Module):
         """Return the last layer's output ``(B, H)`` from the first linear map's."""
         for finish, layer in zip(self.finishes, self.linears[1:], strict=False):
             assert isinstance(layer, Linear)
-            if is_relu(finish) and serves(x, 1, layer.out_features):
-                weight, bias = layer.weight.unsqueeze(0), layer.bias.unsqueeze(0)
-                x = relu_linear(x.unsqueeze(1), weight, bias).squeeze(1)
+            fused = compiled_linear.is_relu(finish) and short_dtype(x) is None
+            if fused and compiled_linear.serves(x, layer.out_features):
+                x = compiled_linear.linear(x, layer.weight, layer.bias, relu=True)
             else:
                 x = layer(finish(x))
         last: Tensor = self.finishes[-1](x)

@@ -7,14 +7,11 @@ the fastest on this processor. On other devices nothing of this happens.
 Shape letters: ``B`` rows, ``I`` inputs, ``O`` outputs.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from finerank.nn import host, onednn
+from finerank.nn import compiled_linear, host, onednn
 
 _WORTH = 25  # operations for each number that a product reads or writes
 
@@ -75,7 +72,9 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
         x: ``(B, I)``.
         weight: ``(O, I)``.
     """
-    return onednn.product(x, weight) if onednn.multiplies(x, len(weight)) else x @ weight.t()
+    if compiled_linear.serves(x, len(weight)):
+        return compiled_linear.product(x, weight)
+    return x @ weight.t()
 
 
 def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
@@ -85,7 +84,9 @@ def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
         x: ``(B, I)``.
         y: ``(B, O)``.
     """
-    return onednn.product_of_rows(x, y) if onednn.multiplies(x, y.shape[1]) else x.t() @ y
+    if compiled_linear.serves(x, y.shape[1]):
+        return compiled_linear.product_of_rows(x, y)
+    return x.t() @ y
 
 
 def even(x: Tensor, short: torch.dtype | None) -> Tensor:
@@ -103,31 +104,6 @@ def even(x: Tensor, short: torch.dtype | None) -> Tensor:
 
 
 def _long_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if not onednn.multiplies(x, len(weight)):
-        return functional.linear(x, weight, bias)
-    output: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return output
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-    ) -> Tensor:
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(x, weight)
-        return onednn.product(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight, _ = ctx.needs_input_grad
-        return (
-            product(gradient, weight.t()) if needs_x else None,
-            product_of_rows(gradient, x) if needs_weight else None,
-            gradient.sum(dim=0) if ctx.has_bias else None,
-        )
+    if compiled_linear.serves(x, len(weight)):
+        return compiled_linear.linear(x, weight, bias)
+    return functional.linear(x, weight, bias)

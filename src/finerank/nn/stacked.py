@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from finerank.nn import onednn
 from finerank.nn.activations import ActivationName, activation
+from finerank.nn.compiled_linear import is_relu, linear_of_members, serves
 from finerank.nn.joined import Rows, linear
 from finerank.nn.products import padded
-from finerank.nn.relu_linear import is_relu, relu_linear, serves
 
 
 class StackedLinear(nn.Module):
@@ -49,8 +49,8 @@ class StackedLinear(nn.Module):
         """Return each member's output ``(B, M, O)``."""
         if x.shape[1] == 1:
             return self.shared(x.squeeze(1))
-        if serves(x, self.num_members, self.output_dim):
-            return relu_linear(x, self.weight, self.bias, relu=False)
+        if serves(x, self.output_dim, members=self.num_members):
+            return linear_of_members(x, self.weight, self.bias)
         members = padded(x).transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
         weight = self.weight.transpose(1, 2)  # (M, I, O)
         if self.bias is None:
@@ -110,8 +110,8 @@ class StackedMLP(nn.Module):
     def _after_first(self, x: Tensor) -> Tensor:
         for finish, layer in zip(self.finishes, self.linears[1:], strict=False):
             assert isinstance(layer, StackedLinear)
-            if is_relu(finish) and serves(x, layer.num_members, layer.output_dim):
-                x = relu_linear(x, layer.weight, layer.bias)
+            if is_relu(finish) and serves(x, layer.output_dim, members=layer.num_members):
+                x = linear_of_members(x, layer.weight, layer.bias, relu=True)
             else:
                 x = layer(finish(x))
         last: Tensor = self.finishes[-1](x)

@@ -4,21 +4,21 @@
    time, member by member, and may pass a ReLU on their way in, so that its output never goes to
    memory.
 
-   members.py calls these functions. */
+   ../compiled_linear.py calls these functions. */
 
 #include "common.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define TILE 96 /* rows that are worked on together */
+#define TILE 120 /* rows that are worked on together */
 
 typedef struct {
   int64_t shares;
-  int64_t rows, members, inputs, outputs; /* inputs and outputs: multiples of 16 */
-  int64_t relu;                           /* whether the input passes one */
-  const float *input;                     /* (rows, members, inputs) */
-  const float *weight;                    /* (members, outputs, inputs) */
+  int64_t rows, members, inputs, outputs;
+  int64_t relu;        /* whether the input passes one */
+  const float *input;  /* (rows, members, inputs) */
+  const float *weight; /* (members, outputs, inputs) */
 } Members;
 
 typedef struct {
@@ -26,9 +26,8 @@ typedef struct {
   const float *bias; /* (members, outputs); NULL: zeros */
   float *output;     /* (rows, members, outputs) */
   const float *gradient;
-  float *of_input;  /* (rows, members, inputs) */
-  float *of_weight; /* (shares, members, outputs, inputs) */
-  float *of_bias;   /* (shares, members, outputs); NULL: there is none */
+  float *of_input;  /* (rows, members, inputs); NULL: it needs none */
+  float *of_weight; /* (shares, members, outputs, inputs); NULL: it needs none */
 } Task;
 
 static void rows_of(const Members *members, int64_t share, int64_t *row, int64_t *end) {
@@ -36,14 +35,54 @@ static void rows_of(const Members *members, int64_t share, int64_t *row, int64_t
   *end = members->rows * (share + 1) / members->shares;
 }
 
-/* Of some rows of a member's input, side by side, what has passed the ReLU. */
+/* Copy a matrix; the distance of its rows may be another. */
+static void copy(int64_t rows, int64_t width, const float *from, int64_t from_row, float *to,
+                 int64_t to_row) {
+  for (int64_t row = 0; row < rows; row++)
+    memcpy(to + row * to_row, from + row * from_row, (size_t)width * 4);
+}
+
+/* Of some rows of a member's input what has passed the ReLU, filled up with what is there. */
 static void opened(const Members *members, const float *input, int64_t rows, float *found) {
-  int64_t inputs = members->inputs, row_of_input = members->members * inputs;
-  for (int64_t row = 0; row < rows; row++, input += row_of_input, found += inputs)
-    for (int64_t column = 0; column < inputs; column += WIDTH) {
+  int64_t inputs = members->inputs, filled = filled_up(inputs);
+  int64_t row_of_input = members->members * inputs;
+  if (!members->relu) {
+    copy(rows, inputs, input, row_of_input, found, filled);
+    return;
+  }
+  for (int64_t row = 0; row < rows; row++, input += row_of_input, found += filled) {
+    int64_t column = 0;
+    for (; column + WIDTH <= inputs; column += WIDTH) {
       vector x = load(input + column);
-      store(found + column, members->relu ? choose(x <= 0.0f, all(0.0f), x) : x); /* NaN stays */
+      store(found + column, choose(x <= 0.0f, all(0.0f), x)); /* NaN stays */
     }
+    for (; column < inputs; column++) found[column] = input[column] <= 0 ? 0 : input[column];
+  }
+}
+
+/* Close the gradient (rows, inputs) where the input did not pass the ReLU. */
+static void closed(const Members *members, const float *input, int64_t rows, float *gradient) {
+  int64_t inputs = members->inputs, row_of_input = members->members * inputs;
+  for (int64_t row = 0; row < rows; row++, input += row_of_input, gradient += row_of_input) {
+    int64_t column = 0;
+    for (; column + WIDTH <= inputs; column += WIDTH) {
+      vector x = load(input + column);
+      store(gradient + column, choose(x <= 0.0f, all(0.0f), load(gradient + column)));
+    }
+    for (; column < inputs; column++)
+      if (input[column] <= 0) gradient[column] = 0;
+  }
+}
+
+/* Rows of zeros, or each of the same numbers. */
+static void fill(int64_t rows, int64_t width, const float *numbers_of_row, float *to,
+                 int64_t to_row) {
+  for (int64_t row = 0; row < rows; row++) {
+    if (numbers_of_row == NULL)
+      memset(to + row * to_row, 0, (size_t)width * 4);
+    else
+      memcpy(to + row * to_row, numbers_of_row, (size_t)width * 4);
+  }
 }
 
 static void forward_share(void *argument, int64_t share) {
@@ -51,37 +90,32 @@ static void forward_share(void *argument, int64_t share) {
   const Members *members = task->members;
   int64_t inputs = members->inputs, outputs = members->outputs, row, end;
   int64_t input_row = members->members * inputs, output_row = members->members * outputs;
-  float *active = numbers(TILE * inputs);
+  int64_t filled = filled_up(outputs), active_row = filled_up(inputs);
+  float *active = numbers(TILE * active_row), *tile = zeros(TILE * filled);
   rows_of(members, share, &row, &end);
   for (int64_t member = 0; member < members->members; member++) {
-    float *weight = pack(members->weight + member * outputs * inputs, inputs, outputs, outputs, 1,
+    const float *bias = task->bias == NULL ? NULL : task->bias + member * outputs;
+    float *weight = pack(members->weight + member * outputs * inputs, inputs, outputs, filled, 1,
                          inputs);
     for (int64_t at = row; at < end; at += TILE) {
       int64_t rows = smaller(TILE, end - at);
+      const float *input = members->input + at * input_row + member * inputs;
       float *output = task->output + at * output_row + member * outputs;
-      for (int64_t i = 0; i < rows; i++) {
-        if (task->bias == NULL)
-          memset(output + i * output_row, 0, (size_t)outputs * 4);
-        else
-          memcpy(output + i * output_row, task->bias + member * outputs, (size_t)outputs * 4);
+      float *to = filled == outputs ? output : tile;
+      int64_t to_row = filled == outputs ? output_row : filled;
+      fill(rows, outputs, bias, to, to_row);
+      if (members->relu) {
+        opened(members, input, rows, active);
+        product(rows, inputs, filled, active, active_row, 1, weight, PACKED, to, to_row);
+      } else {
+        product(rows, inputs, filled, input, input_row, 1, weight, PACKED, to, to_row);
       }
-      opened(members, members->input + at * input_row + member * inputs, rows, active);
-      product(rows, inputs, outputs, active, inputs, 1, weight, PACKED, output, output_row);
+      if (to == tile) copy(rows, outputs, tile, filled, output, output_row);
     }
     free(weight);
   }
   free(active);
-}
-
-/* Close the gradient (rows, inputs) where the input did not pass the ReLU. */
-static void closed(const Members *members, const float *input, int64_t rows, float *gradient) {
-  int64_t row_of_input = members->members * members->inputs;
-  for (int64_t row = 0; row < rows; row++)
-    for (int64_t column = 0; column < members->inputs; column += WIDTH) {
-      float *at = gradient + row * row_of_input + column;
-      vector x = load(input + row * row_of_input + column);
-      store(at, choose(x <= 0.0f, all(0.0f), load(at)));
-    }
+  free(tile);
 }
 
 static void backward_share(void *argument, int64_t share) {
@@ -89,47 +123,51 @@ static void backward_share(void *argument, int64_t share) {
   const Members *members = task->members;
   int64_t inputs = members->inputs, outputs = members->outputs, row, end;
   int64_t input_row = members->members * inputs, output_row = members->members * outputs;
-  float *active = numbers(TILE * inputs);
+  int64_t filled = filled_up(inputs);
+  float *active = zeros(TILE * filled), *tile = numbers(TILE * filled);
+  float *of_weight = task->of_weight == NULL ? NULL : numbers(outputs * filled);
   rows_of(members, share, &row, &end);
   for (int64_t member = 0; member < members->members; member++) {
     int64_t place = share * members->members + member;
-    float *of_weight = task->of_weight + place * outputs * inputs;
-    float *of_bias = task->of_bias == NULL ? NULL : task->of_bias + place * outputs;
-    float *weight = pack(members->weight + member * outputs * inputs, outputs, inputs, inputs,
-                         inputs, 1);
-    memset(of_weight, 0, (size_t)(outputs * inputs) * 4);
-    if (of_bias != NULL) memset(of_bias, 0, (size_t)outputs * 4);
+    float *weight = task->of_input == NULL ? NULL
+                                           : pack(members->weight + member * outputs * inputs,
+                                                  outputs, inputs, filled, inputs, 1);
+    if (of_weight != NULL) memset(of_weight, 0, (size_t)(outputs * filled) * 4);
     for (int64_t at = row; at < end; at += TILE) {
       int64_t rows = smaller(TILE, end - at);
       const float *input = members->input + at * input_row + member * inputs;
       const float *gradient = task->gradient + at * output_row + member * outputs;
-      float *of_input = task->of_input + at * input_row + member * inputs;
-      opened(members, input, rows, active);
-      product(outputs, rows, inputs, gradient, 1, output_row, active, inputs, of_weight, inputs);
-      for (int64_t column = 0; of_bias != NULL && column < outputs; column += WIDTH) {
-        vector sum = load(of_bias + column);
-        for (int64_t i = 0; i < rows; i++) sum += load(gradient + i * output_row + column);
-        store(of_bias + column, sum);
+      if (of_weight != NULL) {
+        opened(members, input, rows, active);
+        product(outputs, rows, filled, gradient, 1, output_row, active, filled, of_weight, filled);
       }
-      for (int64_t i = 0; i < rows; i++)
-        memset(of_input + i * input_row, 0, (size_t)inputs * 4);
-      product(rows, outputs, inputs, gradient, output_row, 1, weight, PACKED, of_input, input_row);
+      if (weight == NULL) continue;
+      float *of_input = task->of_input + at * input_row + member * inputs;
+      float *to = filled == inputs ? of_input : tile;
+      int64_t to_row = filled == inputs ? input_row : filled;
+      fill(rows, filled, NULL, to, to_row);
+      product(rows, outputs, filled, gradient, output_row, 1, weight, PACKED, to, to_row);
+      if (to == tile) copy(rows, inputs, tile, filled, of_input, input_row);
       if (members->relu) closed(members, input, rows, of_input);
     }
+    if (of_weight != NULL)
+      copy(outputs, inputs, of_weight, filled, task->of_weight + place * outputs * inputs, inputs);
     free(weight);
   }
   free(active);
+  free(tile);
+  free(of_weight);
 }
 
 /* output (rows, members, outputs): each member's input times its weight, and its bias. */
 EXPORT void finerank_members_forward(const Members *members, const float *bias, float *output) {
-  Task task = {members, bias, output, NULL, NULL, NULL, NULL};
+  Task task = {members, bias, output, NULL, NULL, NULL};
   run(forward_share, &task, members->shares);
 }
 
-/* The gradients of the input, and by share of the weights and the bias. */
+/* The gradients of the input, and by share of the weights; those that are not NULL. */
 EXPORT void finerank_members_backward(const Members *members, const float *gradient,
-                                      float *of_input, float *of_weight, float *of_bias) {
-  Task task = {members, NULL, NULL, gradient, of_input, of_weight, of_bias};
+                                      float *of_input, float *of_weight) {
+  Task task = {members, NULL, NULL, gradient, of_input, of_weight};
   run(backward_share, &task, members->shares);
 }
