@@ -37,8 +37,9 @@ def columns():
 
 
 @pytest.mark.skipif(not library.is_there(), reason="no functions are compiled for this machine")
-def test_equals_each_column_alone(calls):
-    found = take_columns(columns(), ROWS, {"jagged": 5})
+@pytest.mark.parametrize("rows", [ROWS, ROWS.int(), torch.stack([ROWS, ROWS], 1)[:, 0]])
+def test_equals_each_column_alone(rows, calls):
+    found = take_columns(columns(), rows, {"jagged": 5})
     assert [*found] == [*columns()]
     for name, column in columns().items():
         expected = take(column, ROWS)

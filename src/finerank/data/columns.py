@@ -31,7 +31,7 @@ def take_columns(
 
     Args:
         columns: of as many rows each.
-        rows: which ``(R,)``, int64.
+        rows: which ``(R,)``.
         sizes: of jagged columns, how many values the rows have together, where it is known.
     """
     alike = [name for name, column in columns.items() if _is_plain(column)]
@@ -61,7 +61,7 @@ def _taken(columns: Sequence[Column], rows: Tensor) -> list[Tensor]:
     addresses = torch.tensor([each.data_ptr() for each in tensors])
     found = torch.empty(len(tensors), len(rows), dtype=torch.int32)
     state = torch.empty(1, dtype=torch.int64)
-    rows = rows.contiguous()
+    rows = rows.long().contiguous()
     library.call("take", len(tensors), addresses, size, len(rows), rows, found, state)
     if int(state) < 0:
         raise IndexError(
