@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from finerank.data.row_encoder import RowEncoder
     from finerank.models.ranking_model import RankingModel
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "bundle.json"
 _FOLDERS = ("encodings", "users", "items")
 

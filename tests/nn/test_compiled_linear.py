@@ -6,7 +6,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finerank.nn import compiled_linear
-from finerank.nn.compiled_linear import linear_of_members, product, product_of_rows, serves
+from finerank.nn.compiled_linear import (
+    linear_of_members,
+    product,
+    product_of_rows,
+    serves,
+    serves_rows,
+)
 from finerank.nn.kernels import library
 from finerank.nn.linear import Linear, split_linear
 from finerank.nn.mlp import MLP
@@ -94,23 +100,62 @@ def test_products_without_a_gradient(rows, inputs, outputs):
 
 @pytest.mark.usefixtures("always")
 def test_where_it_is_the_fastest(monkeypatch):
-    x = torch.zeros(8, 2, 32)
-    assert serves(x, 16, members=2)
-    assert not serves(x, 15, members=2)
-    assert not serves(torch.zeros(8, 2, 15), 16, members=2)
-    assert not serves(x.double(), 16, members=2)
-    assert not serves(x.bfloat16(), 16, members=2)
-    assert not serves(x.to("meta"), 16, members=2)
-    assert serves(x.flatten(1), 16)
-    assert serves(x[:0], 16)
+    x, weight = torch.zeros(8, 2, 32), torch.zeros(2, 16, 32)
+    flat, single = torch.zeros(8, 64), torch.zeros(16, 64)
+    assert serves(x, weight)
+    assert serves(flat, single)
+    assert serves(flat[:0], single)
+    assert serves_rows(flat, torch.zeros(8, 16))
+    assert not serves(x, weight[:, :15])
+    assert not serves(x[..., :15], weight[..., :15])
+    assert not serves_rows(flat, torch.zeros(8, 15))
+    for other in (torch.float64, torch.bfloat16):
+        assert not serves(x.to(other), weight)
+        assert not serves(x, weight.to(other))
+        assert not serves_rows(flat, torch.zeros(8, 16, dtype=other))
+    assert not serves(x.to("meta"), weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert serves(x, weight)
+        assert serves(x.bfloat16(), weight)
+        assert not serves(flat, single)
     monkeypatch.setattr(compiled_linear, "is_faster", lambda: False)
-    assert serves(x, 16, members=2)
-    assert not serves(x.flatten(1), 16)
+    assert serves(x, weight)
+    assert not serves(flat, single)
+    assert not serves_rows(flat, torch.zeros(8, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not serves(x, weight)
     monkeypatch.setattr(compiled_linear, "_WORTH", 8 * 2 * 32 * 16 + 1)
-    assert not serves(x, 16, members=2)
+    assert not serves(x, weight)
     monkeypatch.setattr(compiled_linear, "_WORTH", 0)
     monkeypatch.setattr(library, "is_there", lambda: False)
-    assert not serves(x, 16, members=2)
+    assert not serves(x, weight)
+
+
+@pytest.mark.usefixtures("always")
+def test_what_does_not_fit_is_left_to_torch_to_refuse():
+    layer, stacked = Linear(32, 32), StackedLinear(3, 32, 32)
+    for wrong in (torch.randn(8, 48), torch.randn(8, 16)):
+        with pytest.raises(RuntimeError, match="shape"):
+            layer(wrong)
+    with pytest.raises(RuntimeError, match=r"size|shape|batch"):
+        stacked(torch.randn(8, 2, 32))
+    with pytest.raises(RuntimeError, match="dtype"):
+        Linear(32, 32).double()(torch.randn(8, 32))
+    assert layer(torch.randn(4, 2, 32)).shape == (4, 2, 32)
+
+
+@pytest.mark.usefixtures("always")
+def test_short_numbers_of_members_are_made_long_under_autocast():
+    stacked, x = StackedLinear(2, 16, 32), torch.randn(6, 2, 16, dtype=torch.bfloat16)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = stacked(x)
+    assert found.dtype == torch.float32
+    expected = torch.einsum("bmi,moi->bmo", x.float(), stacked.weight) + stacked.bias
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    found.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad[0].float(), stacked.weight.sum(dim=1), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,11 @@ def test_compiled_crosses_equal_torch(rows, dim, layers, threads, monkeypatch):
         torch.testing.assert_close(each.double(), other, rtol=1e-4, atol=1e-3)
 
 
+def test_rows_of_another_width_are_refused():
+    with pytest.raises(RuntimeError, match="shape"):
+        CrossNetwork(32, num_layers=2)(torch.randn(8, 48))
+
+
 NETWORKS = [
     lambda dim, num_layers: CrossNetwork(dim, num_layers=num_layers),
     lambda dim, num_layers: CrossNetworkV2(dim, num_layers=num_layers),

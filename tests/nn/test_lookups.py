@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from finerank.nn import lookups
 from finerank.nn.kernels import library
 from finerank.nn.lookups import find_repeated, map_repeated
 
@@ -28,6 +29,8 @@ def test_columns_may_share_their_ids():
 
 
 def test_there_may_be_none():
+    assert find_repeated(torch.zeros(32, 2), torch.zeros(4, 1, dtype=torch.long)) is not None
+    assert find_repeated(torch.zeros(33, 2), torch.zeros(4, 1, dtype=torch.long)) is None
     different = torch.arange(8).view(4, 2)
     assert find_repeated(torch.zeros(8, 2), different) is None
     assert find_repeated(torch.zeros(8, 2), different[:0]) is None
@@ -40,6 +43,23 @@ def test_there_may_be_none():
         assert find_repeated(torch.zeros(8, 2), repeated) is not None
         repeated[:, 1] = torch.arange(8)  # and where it does for all columns
         assert find_repeated(torch.zeros(8, 2), repeated) is None
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_places_that_are_not_there_are_refused(wrong):
+    with pytest.raises(IndexError, match="expected rows from 0 to 2, found"):
+        find_repeated(torch.zeros(3, 2), torch.tensor([[0], [wrong], [1], [1]]))
+
+
+def test_columns_with_the_fewest_ids_are_taken_while_there_is_room(monkeypatch):
+    rows = torch.arange(12)
+    places = torch.stack([rows % 6, rows % 2, rows % 5, rows % 3], dim=1)
+    monkeypatch.setattr(lookups, "_MOST", 10)
+    assert find_repeated(torch.zeros(12, 2), places).columns.tolist() == [1, 2, 3]
+    monkeypatch.setattr(lookups, "_MOST", 9)
+    assert find_repeated(torch.zeros(12, 2), places).columns.tolist() == [1, 3]
+    monkeypatch.setattr(lookups, "_MOST", 1)
+    assert find_repeated(torch.zeros(12, 2), places) is None
 
 
 @pytest.fixture(params=[1, 3])

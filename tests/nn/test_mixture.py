@@ -85,6 +85,12 @@ def test_compiled_mixtures_equal_torch(rows, gates, members, width, threads, mon
         torch.testing.assert_close(each.double(), other, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("logits", [(2, 2, 4), (3, 2, 3), (2, 3)])
+def test_logits_that_do_not_fit_are_refused(logits):
+    with pytest.raises((RuntimeError, IndexError)):
+        mix_by_logits(torch.randn(2, 3, 16), torch.randn(logits))
+
+
 def test_linear_towers_by_hand(set_parameters):
     towers = Towers(2, (), num_tasks=2)
     set_parameters(towers, logit__weight=[[[1.0, 2.0]], [[3.0, -4.0]]], logit__bias=[[0.5], [-1.0]])
@@ -154,6 +160,13 @@ def test_members_start_apart_and_as_torch_linear_does():
     assert not torch.equal(linear.weight[0], linear.weight[1])
     for parameter in linear.parameters():
         assert 0.09 < parameter.abs().max() <= 0.1  # 1 / sqrt(100)
+
+
+def test_without_inputs_all_outputs_are_alike():
+    """As of gates that read a request of which nothing is known."""
+    linear = StackedLinear(2, 0, 3, bias=False)
+    shares = linear.shared(torch.zeros(4, 0)).softmax(dim=2)
+    torch.testing.assert_close(shares, torch.full((4, 2, 3), 1 / 3))
 
 
 def test_dropout_reaches_experts_and_towers():

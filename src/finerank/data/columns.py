@@ -57,7 +57,7 @@ def _is_plain(column: Column) -> bool:
 
 def _taken(columns: Sequence[Column], rows: Tensor) -> list[Tensor]:
     tensors = [each for each in columns if isinstance(each, Tensor)]
-    size = len(tensors[0])
+    size = min(map(len, tensors))
     addresses = torch.tensor([each.data_ptr() for each in tensors])
     found = torch.empty(len(tensors), len(rows), dtype=torch.int32)
     state = torch.empty(1, dtype=torch.int64)

@@ -158,8 +158,8 @@ class Inputs(nn.Module):
     def _embeddings(self, sides: Sequence[_Side]) -> dict[_Run, Tensor | Looked]:
         """The embeddings of all ids of a batch, by run: ``(rows, F D)`` each.
 
-        Those of a history's steps and of what they share with the candidate are looked up at once.
-        Else single ids are left to who reads them first.
+        All are looked up at once where there are histories, and on a device. Else single ids are
+        left to who reads them first.
         """
         runs = [(run, side.columns) for side in sides for run in side.runs]
         single = [(run, self._stacked(run, columns)) for run, columns in runs if run.type == "id"]
@@ -174,7 +174,7 @@ class Inputs(nn.Module):
             run: Looked(vectors, part.view_as(ids))
             for (run, ids), part in zip(single, parts, strict=False)
         }
-        if self.schema.histories:
+        if self.schema.histories or not host.is_readable(vectors):
             gathered = gather(vectors, parts[: len(single)])
             for (run, ids), part in zip(single, gathered, strict=True):
                 found[run] = part.view(len(ids), len(run.features) * self.embedding_dim)

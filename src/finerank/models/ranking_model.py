@@ -14,7 +14,7 @@ from finerank.models.inputs import Inputs
 from finerank.models.interactions import Interaction
 from finerank.models.poolings import PoolingBlock
 from finerank.nn.heads import MixtureHead, ProgressiveHead
-from finerank.nn.joined import Rows, beside, whole
+from finerank.nn.joined import Rows, beside
 from finerank.nn.target_attention import TargetAttention
 
 
@@ -85,7 +85,7 @@ class RankingModel(nn.Module):
         request, candidate, x = self.interact(batch)  # (R, Wr), (B, Wc), (B, W)
         logits: Tensor = self.head(x, request, batch.request_of_candidate)  # (B, T)
         for shortcut in self.shortcuts:
-            logits = logits + shortcut(batch, whole(request), whole(candidate))
+            logits = logits + shortcut(batch, request, candidate)
         return logits if self.training else logits + self.log_odds_shift
 
     def interact(self, batch: Batch) -> tuple[Rows, Rows, Rows]:

@@ -10,7 +10,7 @@ from finerank.data.batch import Batch
 from finerank.data.schema import Schema
 from finerank.models.inputs import Inputs
 from finerank.nn.factorization import FactorizationMachine
-from finerank.nn.joined import whole
+from finerank.nn.joined import Rows, whole
 from finerank.nn.pooling import MeanPooling
 
 
@@ -25,7 +25,7 @@ class FirstOrder(nn.Module):
         super().__init__()
         self.inputs = Inputs(schema, embedding_dim=1, numbers="embedded")
 
-    def forward(self, batch: Batch, request: Tensor, candidate: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, batch: Batch, request: Rows, candidate: Rows) -> Tensor:  # noqa: ARG002
         """Return the sum of the weights ``(B, 1)``."""
         fields = self.inputs(batch)
         of_request = whole(fields.request).sum(dim=1, keepdim=True)  # (R, 1)
@@ -51,10 +51,10 @@ class SecondOrder(nn.Module):
         self.embedding_dim = embedding_dim
         self.machine = FactorizationMachine()
 
-    def forward(self, batch: Batch, request: Tensor, candidate: Tensor) -> Tensor:
+    def forward(self, batch: Batch, request: Rows, candidate: Rows) -> Tensor:
         """Return the sum of the products ``(B, 1)``."""
-        repeated = request.index_select(0, batch.request_of_candidate)
-        flat = torch.cat([repeated, candidate], dim=1)
+        repeated = whole(request).index_select(0, batch.request_of_candidate)
+        flat = torch.cat([repeated, whole(candidate)], dim=1)
         fields = flat.view(len(flat), -1, self.embedding_dim)  # (B, F, D)
         products: Tensor = self.machine(fields)
         return products

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from finerank.nn import host
 from finerank.nn.kernels import library
 from finerank.nn.kernels.members import MembersOf
+from finerank.nn.short import short_dtype
 
 _WORTH = 2**19  # multiplications, below which there is nothing to gain
 _NARROW = 16  # inputs or outputs, fewer than which are filled up
@@ -31,18 +33,35 @@ def is_faster() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and "AMD" in _processor()
 
 
-def serves(x: Tensor, outputs: int, *, members: int = 1) -> bool:
-    """Whether the functions are the fastest way from rows to so many outputs of each member.
+def serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether the functions are the fastest way to a map of rows, or of each member's rows.
+
+    Under autocast they are for several members, for which torch has no fast product.
 
     Args:
-        x: ``(B, ...)``, with the inputs of all members.
-        outputs: ``O``.
-        members: ``M``; where there are several, torch has no fast product for them.
+        x: ``(B, I)``, or ``(B, M, I)``.
+        weight: ``(O, I)``, or ``(M, O, I)``.
     """
-    if not library.serves(x) or x.numel() * outputs < _WORTH:
+    short = short_dtype(x)
+    if x.dtype not in (torch.float32, short) or not library.serves(weight):
         return False
-    wide = min(outputs, x.shape[1:].numel() // members) >= _NARROW
-    return wide and (members > 1 or is_faster())
+    *members, outputs, inputs = weight.shape
+    if x.shape != (len(x), *members, inputs) or not host.is_readable(x):
+        return False
+    if not _is_worth(len(x) * weight.numel(), inputs, outputs):
+        return False
+    return short is None or is_faster() if members else short is None and is_faster()
+
+
+def serves_rows(x: Tensor, y: Tensor) -> bool:
+    """Whether they are the fastest way to `product_of_rows`."""
+    if not library.serves(x, y) or len(x) != len(y) or not is_faster():
+        return False
+    return _is_worth(x.numel() * y.shape[1], x.shape[1], y.shape[1])
+
+
+def _is_worth(multiplications: int, inputs: int, outputs: int) -> bool:
+    return multiplications >= _WORTH and min(inputs, outputs) >= _NARROW
 
 
 def is_relu(finish: nn.Module) -> bool:
@@ -71,7 +90,7 @@ def linear_of_members(
     """Return each member's ``W x + b`` ``(B, M, O)``, or ``W relu(x) + b``.
 
     Args:
-        x: ``(B, M, I)``.
+        x: ``(B, M, I)``; short numbers are made long.
         weight: ``(M, O, I)``.
         bias: ``(M, O)``.
         relu: whether there is one.
@@ -89,7 +108,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """
     x, weight = x.contiguous().unsqueeze(1), weight.contiguous().unsqueeze(0)
     output = x.new_empty(len(x), weight.shape[1])
-    library.call("members_forward", _work(x, weight, relu=False), None, output)
+    library.call("members_forward", _work(x, weight.shape[1], weight, relu=False), None, output)
     return output
 
 
@@ -101,7 +120,7 @@ def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
         y: ``(B, O)``.
     """
     x, y = x.contiguous(), y.contiguous().unsqueeze(1)
-    work = _work(y, x.new_empty(1, x.shape[1], y.shape[2]), relu=False)  # no weight is read
+    work = _work(y, x.shape[1], None, relu=False)  # that of a weight's gradient, y's map to x
     output = x.new_empty(work.shares, x.shape[1], y.shape[2])
     library.call("members_backward", work, x, None, output)
     return output.sum(dim=0)
@@ -116,36 +135,37 @@ class _Linear(torch.autograd.Function):
         bias: Tensor | None,
         relu: bool,  # noqa: FBT001 - torch calls it by place
     ) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
+        ctx.dtype = x.dtype
+        x, weight = x.to(weight.dtype).contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.relu, ctx.has_bias = relu, bias is not None
         output = x.new_empty(*x.shape[:2], weight.shape[1])
         bias = None if bias is None else bias.contiguous()
-        library.call("members_forward", _work(x, weight, relu=relu), bias, output)
+        library.call("members_forward", _work(x, weight.shape[1], weight, relu=relu), bias, output)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
-        work = _work(x, weight, relu=ctx.relu)
+        work = _work(x, weight.shape[1], weight, relu=ctx.relu)
         needs_x, needs_weight, *_ = ctx.needs_input_grad
         of_x = torch.empty_like(x) if needs_x else None
         of_weight = weight.new_empty(work.shares, *weight.shape) if needs_weight else None
-        gradient = gradient.contiguous()
+        gradient = gradient.to(weight.dtype).contiguous()
         library.call("members_backward", work, gradient, of_x, of_weight)
         return (
-            of_x,
+            None if of_x is None else of_x.to(ctx.dtype),
             None if of_weight is None else of_weight.sum(dim=0),
             gradient.sum(dim=0) if ctx.has_bias else None,
             None,
         )
 
 
-def _work(x: Tensor, weight: Tensor, *, relu: bool) -> MembersOf:
+def _work(x: Tensor, outputs: int, weight: Tensor | None, *, relu: bool) -> MembersOf:
     """The argument of the functions; it points into the tensors."""
     rows, members, inputs = x.shape
-    shares, outputs = library.shares_of(rows, fewest=_FEWEST), weight.shape[1]
+    shares = library.shares_of(rows, fewest=_FEWEST)
     return library.filled(MembersOf, shares, rows, members, inputs, outputs, relu, x, weight)
 
 

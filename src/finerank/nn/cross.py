@@ -56,7 +56,7 @@ class CrossNetwork(nn.Module):
         constants = self.bias.cumsum(dim=0)  # (L, W), after each layer
         before = functional.pad(constants[:-1], (0, 0, 1, 0))
         of_constant = (before * self.weight).sum(dim=1)  # (L,)
-        if library.serves(x, self.weight):
+        if library.serves(x, self.weight) and x.shape == (len(x), self.output_dim):
             return _crossed(x, self.weight, of_constant, constants[-1])
         scale = x.new_ones(x.shape[0])  # (B,)
         for of_input, shift in zip((linear(x, self.weight)).unbind(1), of_constant, strict=True):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from finerank.nn import jagged, products
+from finerank.nn.kernels import library
 from finerank.nn.lookups import Repeated, find_repeated, map_repeated
 from finerank.nn.tables import gather
 
@@ -45,12 +46,15 @@ class Joined:
 
     Args:
         parts: at least one; ``(B, W_i)`` each.
+        halves: the rows that these parts are of, where they are joined of others.
     """
 
-    def __init__(self, parts: Iterable[Tensor | Looked]) -> None:
+    def __init__(
+        self, parts: Iterable[Tensor | Looked], *, halves: "tuple[Joined, ...]" = ()
+    ) -> None:
         self.parts = tuple(parts)
         self._looked = [each for each in self.parts if isinstance(each, Looked)]
-        self._halves: tuple[Joined, ...] = ()
+        self._halves = halves
 
     def __len__(self) -> int:
         first = self.parts[0]
@@ -89,9 +93,7 @@ class Joined:
 
     def beside(self, other: "Joined") -> "Joined":
         """The parts of both, this one's first; what one has looked up serves the other."""
-        both = Joined([*self.parts, *other.parts])
-        both._halves = (self, other)
-        return both
+        return Joined([*self.parts, *other.parts], halves=(self, other))
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return ``x W^T + b`` ``(B, O)`` of the whole rows.
@@ -102,7 +104,8 @@ class Joined:
         """
         if not self._looked and len(self.parts) > 1 and len(weight) <= _NARROW:
             return self._added_up(weight, bias)
-        split = self._split if len(self) * weight.numel() >= _WORTH else None
+        worth = len(self) * weight.numel() >= _WORTH and library.serves(weight)
+        split = self._split if worth and weight.shape[1] == self.width else None
         if split is None:
             return products.linear(self.whole, weight, bias)
         if split.others is not None:

@@ -19,9 +19,11 @@ from torch.autograd.function import once_differentiable
 
 from finerank.nn.kernels import library
 from finerank.nn.kernels.lookups import LookupsOf
-from finerank.nn.products import short_dtype
+from finerank.nn.short import short_dtype
 
 _ROWS_OF_AN_ID = 1.33  # on average, from which it pays
+_MOST = 2**14  # ids of all columns together, so that what is looked up stays in a cache
+_ROWS_OF_A_PLACE = 8  # of the tables, at most: where scores are computed they stand there whole
 _ROWS_OF_AN_ID_IN_SHORT = 8  # where the other way are products of short numbers, for all columns
 
 
@@ -45,10 +47,13 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
     """Return the columns with few different ids; None where there are none, or no functions.
 
     Args:
-        vectors: the rows in use ``(U, D)``.
+        vectors: the rows in use, or whole tables ``(U, D)``.
         places: of the ids among them ``(B, F)``, int64.
+
+    Raises:
+        IndexError: a place is not among them.
     """
-    if not library.serves(vectors):
+    if not library.serves(vectors) or len(vectors) > _ROWS_OF_A_PLACE * places.numel():
         return None
     short = short_dtype(vectors) is not None
     fewest = _ROWS_OF_AN_ID_IN_SHORT if short else _ROWS_OF_AN_ID
@@ -56,8 +61,14 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
     most = int(rows / fewest)
     different = places.new_empty(columns, most)
     counts, numbers = places.new_empty(columns), places.new_empty(rows, columns, dtype=torch.int32)
-    library.call("different", rows, columns, len(vectors), most, places, different, counts, numbers)
-    chosen = (counts > 0).nonzero().squeeze(1)
+    state, size = places.new_empty(1), len(vectors)
+    library.call(
+        "different", rows, columns, size, most, places, different, counts, numbers, state
+    )  # fmt: skip
+    if int(state) < 0:
+        found = f"{int(places.min())} to {int(places.max())}"
+        raise IndexError(f"expected rows from 0 to {size - 1}, found {found}")
+    chosen = _fitting(counts)
     if len(chosen) == 0 or (short and len(chosen) < columns):
         return None
     counts = counts[chosen]
@@ -69,6 +80,13 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
         first=first,
         places=numbers.index_select(1, chosen).add_(first[:-1].to(torch.int32)),
     )
+
+
+def _fitting(counts: Tensor) -> Tensor:
+    """The columns, those with the fewest ids first, whose ids are not too many together."""
+    order = counts.argsort(stable=True)
+    fewest = counts[order].clamp(min=0)
+    return order[(fewest > 0) & (fewest.cumsum(0) <= _MOST)].sort().values
 
 
 def map_repeated(
@@ -117,7 +135,7 @@ class _Mapped(torch.autograd.Function):
         work = _work(ctx.repeated, different, weight, ctx.first_weight)
         all_mapped = len(ctx.first_weight) * different.shape[1] == weight.shape[1]
         of_weight = torch.empty_like(weight) if all_mapped else torch.zeros_like(weight)
-        filled = -(-different.shape[1] // 16) * 16
+        filled = different.shape[1] + -different.shape[1] % library.ALIGNED
         of_different = different.new_empty(work.shares, len(different), filled)
         library.call("lookups_backward", work, gradient, of_weight, of_different)
         of_base = None
@@ -129,7 +147,7 @@ class _Mapped(torch.autograd.Function):
 def _work(repeated: Repeated, different: Tensor, weight: Tensor, first_weight: Tensor) -> LookupsOf:
     """The argument of the functions; it points into the tensors."""
     rows, columns = repeated.places.shape
-    shares = min(torch.get_num_threads(), -(-len(weight) // 16))
+    shares = min(torch.get_num_threads(), -(-len(weight) // library.ALIGNED))
     return library.filled(
         LookupsOf, shares, rows, columns, different.shape[1], len(weight), weight.shape[1],
         repeated.places, repeated.first, first_weight, different, weight,

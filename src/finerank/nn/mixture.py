@@ -21,7 +21,6 @@ from finerank.nn.kernels.mixture import MixtureOf
 from finerank.nn.products import bmm
 from finerank.nn.stacked import StackedLinear, StackedMLP
 
-_ALIGNED = 16  # numbers
 _FEWEST = 64  # rows of a share
 
 
@@ -86,7 +85,10 @@ def mix_by_logits(experts: Tensor, logits: Tensor) -> Tensor:
         experts: The experts' outputs ``(B, E, H)``.
         logits: The experts' shares are the softmax of these in each task ``(B, T, E)``.
     """
-    if not library.serves(experts, logits) or experts.shape[2] % _ALIGNED:
+    logits = logits.to(experts.dtype)
+    rows, members, width = experts.shape
+    fitting = logits.shape == (rows, logits.shape[1], members) and width % library.ALIGNED == 0
+    if not fitting or not library.serves(experts, logits):
         return mix(experts, torch.softmax(logits, dim=2))
     mixed: Tensor = _Mixed.apply(experts, logits)  # type: ignore[no-untyped-call]
     return mixed

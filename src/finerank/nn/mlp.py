@@ -17,7 +17,6 @@ from finerank.nn.jagged import spread
 from finerank.nn.joined import Rows, whole
 from finerank.nn.linear import Linear, split_linear
 from finerank.nn.normalization import BatchNorm
-from finerank.nn.products import short_dtype
 
 NormalizationName = Literal["batch", "layer"]
 
@@ -100,8 +99,7 @@ class MLP(nn.Module):
         """Return the last layer's output ``(B, H)`` from the first linear map's."""
         for finish, layer in zip(self.finishes, self.linears[1:], strict=False):
             assert isinstance(layer, Linear)
-            fused = compiled_linear.is_relu(finish) and short_dtype(x) is None
-            if fused and compiled_linear.serves(x, layer.out_features):
+            if compiled_linear.is_relu(finish) and compiled_linear.serves(x, layer.weight):
                 x = compiled_linear.linear(x, layer.weight, layer.bias, relu=True)
             else:
                 x = layer(finish(x))

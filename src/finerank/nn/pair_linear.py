@@ -19,7 +19,8 @@ from finerank.nn import host
 from finerank.nn.jagged import sum_segments
 from finerank.nn.onednn import cut
 from finerank.nn.pairs import Pairs
-from finerank.nn.products import even, pays, product, product_of_rows, short_dtype
+from finerank.nn.products import even, pays, product, product_of_rows
+from finerank.nn.short import short_dtype
 
 _PART = 2**20  # numbers in the vectors of pairs that are worked on together: 4 MiB
 

@@ -11,16 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finerank.nn import compiled_linear, host, onednn
+from finerank.nn import compiled_linear, onednn
+from finerank.nn.short import short_dtype
 
 _WORTH = 25  # operations for each number that a product reads or writes
-
-
-def short_dtype(x: Tensor) -> torch.dtype | None:
-    """The type in which autocast computes products on a CPU; else None."""
-    if host.is_readable(x) and torch.is_autocast_enabled("cpu"):
-        return torch.get_autocast_dtype("cpu")
-    return None
 
 
 def pays(outputs: int, inputs: int) -> bool:
@@ -72,7 +66,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
         x: ``(B, I)``.
         weight: ``(O, I)``.
     """
-    if compiled_linear.serves(x, len(weight)):
+    if compiled_linear.serves(x, weight):
         return compiled_linear.product(x, weight)
     return x @ weight.t()
 
@@ -84,7 +78,7 @@ def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
         x: ``(B, I)``.
         y: ``(B, O)``.
     """
-    if compiled_linear.serves(x, y.shape[1]):
+    if compiled_linear.serves_rows(x, y):
         return compiled_linear.product_of_rows(x, y)
     return x.t() @ y
 
@@ -104,6 +98,6 @@ def even(x: Tensor, short: torch.dtype | None) -> Tensor:
 
 
 def _long_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if compiled_linear.serves(x, len(weight)):
+    if compiled_linear.serves(x, weight):
         return compiled_linear.linear(x, weight, bias)
     return functional.linear(x, weight, bias)

@@ -1,4 +1,4 @@
-"""Several MLPs of one shape, side by side, computed as one batched product.
+"""Several MLPs of one shape, side by side, computed together.
 
 Shape letters: ``B`` rows (candidates), ``M`` members (experts, or tasks' towers), ``I`` inputs,
 ``O`` outputs, ``H`` the last hidden width.
@@ -35,7 +35,7 @@ class StackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.num_members, self.output_dim = num_members, output_dim
-        bound = 1 / sqrt(input_dim)
+        bound = 1 / sqrt(input_dim) if input_dim > 0 else 0.0
         self.weight = nn.Parameter(
             torch.empty(num_members, output_dim, input_dim).uniform_(-bound, bound)
         )  # (M, O, I)
@@ -49,7 +49,7 @@ class StackedLinear(nn.Module):
         """Return each member's output ``(B, M, O)``."""
         if x.shape[1] == 1:
             return self.shared(x.squeeze(1))
-        if serves(x, self.output_dim, members=self.num_members):
+        if serves(x, self.weight):
             return linear_of_members(x, self.weight, self.bias)
         members = padded(x).transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
         weight = self.weight.transpose(1, 2)  # (M, I, O)
@@ -110,7 +110,7 @@ class StackedMLP(nn.Module):
     def _after_first(self, x: Tensor) -> Tensor:
         for finish, layer in zip(self.finishes, self.linears[1:], strict=False):
             assert isinstance(layer, StackedLinear)
-            if is_relu(finish) and serves(x, layer.output_dim, members=layer.num_members):
+            if is_relu(finish) and serves(x, layer.weight):
                 x = linear_of_members(x, layer.weight, layer.bias, relu=True)
             else:
                 x = layer(finish(x))

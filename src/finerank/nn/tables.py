@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from finerank.nn import host
 from finerank.nn.kernels import library
 
+_FEWEST = 1024  # rows of a share
+
 
 class RowsInUse(NamedTuple):
     """The rows of the tables that a batch uses, and what stands for them in its step.
@@ -91,7 +93,7 @@ class EmbeddingTables(nn.Module):
         if not (self.sparse and torch.is_grad_enabled()):
             return self.weight, rows
         different, places, first = self._different(rows)
-        vectors = self.weight.detach().index_select(0, different)
+        vectors = self._vectors(different)
         if self.catch_up is not None:
             self.catch_up(different, vectors)
         self.in_use = RowsInUse(different, vectors.requires_grad_(), first)
@@ -100,9 +102,11 @@ class EmbeddingTables(nn.Module):
     def _different(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The rows in use ``(U,)``, where among them each row is ``(M,)``, and their `first`.
 
-        Each row writes its place into a table of all rows; who reads their own place back is the
-        one that counts. Sorting, as `torch.unique` does, takes three times as long. A device would
-        have to be asked how many count: there equal rows all stay and share the place of one.
+        Each row writes its place into a table of all rows. A compiled function reads it before:
+        where it is there already, the row is not the first. Without, who reads their own place
+        back is the one that counts; sorting, as `torch.unique` does, takes three times as long. A
+        device would have to be asked how many count: there equal rows all stay and share the place
+        of one.
         """
         if len(self._last_place) != len(self.weight) or self._last_place.device != rows.device:
             self._last_place = rows.new_empty(len(self.weight), dtype=torch.int32)
@@ -118,8 +122,20 @@ class EmbeddingTables(nn.Module):
         place = counts.cumsum(0).sub_(1)
         return rows[counts], place.index_select(0, chosen), None
 
+    def _vectors(self, rows: Tensor) -> Tensor:
+        """A copy of the vectors of rows ``(U, D)``."""
+        weight = self.weight.detach()
+        if not library.serves(weight):
+            return weight.index_select(0, rows)
+        count, dim = len(rows), weight.shape[1]
+        shares = library.shares_of(count, fewest=_FEWEST)
+        vectors = weight.new_empty(count, dim)
+        library.call("gather", shares, count, dim, rows, weight, vectors)
+        return vectors
+
     def _found(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows in use and the place of each by a compiled function, in one pass."""
+        rows = rows.long().contiguous()
         different, places = torch.empty_like(rows), torch.empty_like(rows)
         count = torch.empty(1, dtype=torch.int64)
         table = self._last_place

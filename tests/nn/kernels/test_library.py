@@ -30,6 +30,14 @@ def test_functions_of_other_sources_are_not_taken(changed, monkeypatch, tmp_path
     assert (library.functions.__wrapped__() is None) == (changed is not None)
 
 
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(4)[::2], torch.zeros(2, dtype=torch.int8), torch.zeros(2, device="meta")]
+)
+def test_tensors_that_lie_otherwise_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected a whole tensor"):
+        library.address(wrong)
+
+
 def test_without_threads_of_torch_there_are_no_functions(monkeypatch):
     monkeypatch.setattr(library, "_threads", lambda: None)
     assert library.functions.__wrapped__() is None

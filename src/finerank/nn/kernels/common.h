@@ -82,6 +82,12 @@ int together(int64_t width);
 float *pack(const float *b, int64_t depth, int64_t width, int64_t filled, int64_t b_depth,
             int64_t b_column);
 
+/* From where up to where a share goes. */
+INLINE void part_of(int64_t count, int64_t share, int64_t shares, int64_t *begin, int64_t *end) {
+  *begin = count * share / shares;
+  *end = count * (share + 1) / shares;
+}
+
 /* Do each share of a task, on torch's threads. */
 void run(void (*work)(void *task, int64_t share), void *task, int64_t shares);
 

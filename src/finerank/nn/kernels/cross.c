@@ -3,7 +3,7 @@
    Each row is scaled by one number and shifted by a constant (nn/cross.py says why), so that a row
    is read once for its products with the weights and once to be scaled, out of the first cache.
 
-   cross.py calls these functions. */
+   nn/cross.py calls these functions. */
 
 #include "common.h"
 
@@ -49,9 +49,10 @@ static void forward_share(void *argument, int64_t share) {
   const Task *task = argument;
   const Cross *cross = task->cross;
   int64_t width = cross->width, layers = cross->layers;
-  int64_t end = cross->rows * (share + 1) / cross->shares;
+  int64_t row, end;
+  part_of(cross->rows, share, cross->shares, &row, &end);
   float *scales = numbers(layers + 1);
-  for (int64_t row = cross->rows * share / cross->shares; row < end; row++) {
+  for (; row < end; row++) {
     const float *x = cross->x + row * width;
     float *products = task->products + row * layers, *output = task->output + row * width;
     for (int64_t layer = 0; layer < layers; layer++)
@@ -68,13 +69,14 @@ static void backward_share(void *argument, int64_t share) {
   const Task *task = argument;
   const Cross *cross = task->cross;
   int64_t width = cross->width, layers = cross->layers;
-  int64_t end = cross->rows * (share + 1) / cross->shares;
+  int64_t row, end;
+  part_of(cross->rows, share, cross->shares, &row, &end);
   float *scales = numbers(layers + 1), *of_product = numbers(layers);
   float *of_weight = task->of_weight + share * layers * width;
   float *of_shift = task->of_shift + share * layers;
   memset(of_weight, 0, (size_t)(layers * width) * 4);
   memset(of_shift, 0, (size_t)layers * 4);
-  for (int64_t row = cross->rows * share / cross->shares; row < end; row++) {
+  for (; row < end; row++) {
     const float *x = cross->x + row * width, *gradient = task->gradient + row * width;
     const float *products = task->products + row * layers;
     float *of_x = task->of_x + row * width;

@@ -17,16 +17,22 @@ from torch import Tensor
 from finerank.nn import host
 
 _FOLDER = Path(__file__).parent
+ALIGNED = 16  # numbers, of which widths inside the functions are multiples
 _BUILT = {"AVX512": "x86_64_v4", "AVX2": "x86_64_v3"}  # for what torch calls the processor's
 _TYPES = {torch.float32, torch.float64, torch.int32, torch.int64}
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where a tensor's numbers begin; it must be whole and live as long as it is used."""
+    """Where a tensor's numbers begin; it must be whole and live as long as it is used.
+
+    Raises:
+        ValueError: it lies in memory otherwise than the functions expect.
+    """
     if tensor is None:
         return None
-    assert tensor.is_contiguous()
-    assert tensor.dtype in _TYPES
+    if not tensor.is_contiguous() or tensor.dtype not in _TYPES or tensor.device.type != "cpu":
+        found = f"{tensor.dtype}, {tensor.device}, strides {tensor.stride()}"
+        raise ValueError(f"expected a whole tensor of {_TYPES}, found {found}")
     return tensor.data_ptr()
 
 

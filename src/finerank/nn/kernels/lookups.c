@@ -6,7 +6,7 @@
 
    Outputs are worked on some at a time, so that what is looked up stays in the caches.
 
-   lookups.py calls these functions. */
+   nn/lookups.py calls these functions. */
 
 #include "common.h"
 
@@ -30,12 +30,16 @@ typedef struct {
 
 /* Number the different places of each column, and leave out columns that have more than `most`.
 
-   places: (rows, columns), each below `size`. different: (columns, most), how many: (columns), the
-   places in the order of their first use; -1 of columns that are left out. numbered:
-   (rows, columns), of each place its number in its column. */
+   places: (rows, columns). different: (columns, most), how many: (columns), the places in the order
+   of their first use; -1 of columns that are left out. numbered: (rows, columns), of each place its
+   number in its column. state: -1 where a place is not below `size`, and nothing else then. */
 EXPORT void finerank_different(int64_t rows, int64_t columns, int64_t size, int64_t most,
                                const int64_t *places, int64_t *different, int64_t *how_many,
-                               int32_t *numbered) {
+                               int32_t *numbered, int64_t *state) {
+  *state = 0;
+  for (int64_t i = 0; i < rows * columns; i++)
+    if (places[i] < 0 || places[i] >= size) *state = -1;
+  if (*state < 0) return;
   int32_t *seen = calloc((size_t)size * 2, sizeof *seen), *number = seen + size;
   if (seen == NULL) abort();
   for (int64_t column = 0; column < columns; column++) {
@@ -73,8 +77,7 @@ typedef struct {
 /* Of a share the outputs from `*output` up to `*end`, in vectors. */
 static void outputs_of(const Lookups *lookups, int64_t share, int64_t *output, int64_t *end) {
   int64_t vectors = (lookups->width + WIDTH - 1) / WIDTH;
-  *output = vectors * share / lookups->shares;
-  *end = vectors * (share + 1) / lookups->shares;
+  part_of(vectors, share, lookups->shares, output, end);
 }
 
 /* How many vectors of those from `output` to `end` are taken next. */

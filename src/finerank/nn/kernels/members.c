@@ -4,7 +4,7 @@
    time, member by member, and may pass a ReLU on their way in, so that its output never goes to
    memory.
 
-   ../compiled_linear.py calls these functions. */
+   nn/compiled_linear.py calls these functions. */
 
 #include "common.h"
 
@@ -29,11 +29,6 @@ typedef struct {
   float *of_input;  /* (rows, members, inputs); NULL: it needs none */
   float *of_weight; /* (shares, members, outputs, inputs); NULL: it needs none */
 } Task;
-
-static void rows_of(const Members *members, int64_t share, int64_t *row, int64_t *end) {
-  *row = members->rows * share / members->shares;
-  *end = members->rows * (share + 1) / members->shares;
-}
 
 /* Copy a matrix; the distance of its rows may be another. */
 static void copy(int64_t rows, int64_t width, const float *from, int64_t from_row, float *to,
@@ -92,7 +87,7 @@ static void forward_share(void *argument, int64_t share) {
   int64_t input_row = members->members * inputs, output_row = members->members * outputs;
   int64_t filled = filled_up(outputs), active_row = filled_up(inputs);
   float *active = numbers(TILE * active_row), *tile = zeros(TILE * filled);
-  rows_of(members, share, &row, &end);
+  part_of(members->rows, share, members->shares, &row, &end);
   for (int64_t member = 0; member < members->members; member++) {
     const float *bias = task->bias == NULL ? NULL : task->bias + member * outputs;
     float *weight = pack(members->weight + member * outputs * inputs, inputs, outputs, filled, 1,
@@ -126,7 +121,7 @@ static void backward_share(void *argument, int64_t share) {
   int64_t filled = filled_up(inputs);
   float *active = zeros(TILE * filled), *tile = numbers(TILE * filled);
   float *of_weight = task->of_weight == NULL ? NULL : numbers(outputs * filled);
-  rows_of(members, share, &row, &end);
+  part_of(members->rows, share, members->shares, &row, &end);
   for (int64_t member = 0; member < members->members; member++) {
     int64_t place = share * members->members + member;
     float *weight = task->of_input == NULL ? NULL

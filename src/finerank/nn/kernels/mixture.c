@@ -1,6 +1,6 @@
 /* Mixtures of experts: the softmax of the gates' logits and the weighted sum of the experts.
 
-   mixture.py calls these functions. */
+   nn/mixture.py calls these functions. */
 
 #include "common.h"
 
@@ -48,9 +48,10 @@ static void forward_share(void *argument, int64_t share) {
   const Task *task = argument;
   const Mixture *mixture = task->mixture;
   int64_t gates = mixture->gates, experts = mixture->experts, width = mixture->width;
-  int64_t end = mixture->rows * (share + 1) / mixture->shares;
+  int64_t row, end;
+  part_of(mixture->rows, share, mixture->shares, &row, &end);
   float *buffer = zeros(filled_up(gates * experts));
-  for (int64_t row = mixture->rows * share / mixture->shares; row < end; row++) {
+  for (; row < end; row++) {
     float *weights = task->weights + row * gates * experts;
     softmax(gates, experts, task->logits + row * gates * experts, buffer, weights);
     const float *outputs = mixture->outputs + row * experts * width;
@@ -71,8 +72,9 @@ static void backward_share(void *argument, int64_t share) {
   const Task *task = argument;
   const Mixture *mixture = task->mixture;
   int64_t gates = mixture->gates, experts = mixture->experts, width = mixture->width;
-  int64_t end = mixture->rows * (share + 1) / mixture->shares;
-  for (int64_t row = mixture->rows * share / mixture->shares; row < end; row++) {
+  int64_t row, end;
+  part_of(mixture->rows, share, mixture->shares, &row, &end);
+  for (; row < end; row++) {
     const float *weights = task->weights + row * gates * experts;
     const float *outputs = mixture->outputs + row * experts * width;
     const float *gradient = task->gradient + row * gates * width;

@@ -6,7 +6,7 @@
 
    A layer's width is filled up with zeros to a multiple of 16 numbers. Rows are divided into shares.
 
-   pair_mlp.py calls these functions. */
+   nn/pair_mlp.py calls these functions. */
 
 #include "common.h"
 

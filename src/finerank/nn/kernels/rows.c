@@ -6,6 +6,15 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
+
+#define AHEAD 16 /* rows: so long before its turn memory is asked for one */
+#define LINE 16  /* numbers that memory gives at once */
+
+/* Ask memory for a row of a table. */
+INLINE void ask_for(const float *row, int64_t dim) {
+  for (int64_t k = 0; k < dim; k += LINE) __builtin_prefetch(row + k, 1);
+}
 
 /* Number the different rows among those asked for, in the order of their first use.
 
@@ -17,9 +26,11 @@ EXPORT void finerank_rows_in_use(int64_t count, const int64_t *asked, int64_t si
                                  int64_t *different) {
   int64_t found = 0;
   *different = -1;
+  for (int64_t i = 0; i < count; i++)
+    if (asked[i] < 0 || asked[i] >= size) return;
   for (int64_t i = 0; i < count; i++) {
     int64_t row = asked[i];
-    if (row < 0 || row >= size) return;
+    if (i + AHEAD < count) __builtin_prefetch(last_place + asked[i + AHEAD], 1);
     int64_t place = last_place[row];
     if (place < 0 || place >= found || rows[place] != row) {
       place = found++;
@@ -49,13 +60,41 @@ typedef struct {
   float *weight;                /* (all rows, dim) */
 } Task;
 
+typedef struct {
+  int64_t shares, count, dim;
+  const int64_t *rows;
+  const float *table; /* (all rows, dim) */
+  float *found;       /* (count, dim) */
+} Gather;
+
+static void gather_share(void *argument, int64_t share) {
+  const Gather *gather = argument;
+  int64_t i, end, dim = gather->dim;
+  part_of(gather->count, share, gather->shares, &i, &end);
+  for (; i < end; i++) {
+    if (i + AHEAD < end) ask_for(gather->table + gather->rows[i + AHEAD] * dim, dim);
+    memcpy(gather->found + i * dim, gather->table + gather->rows[i] * dim, (size_t)dim * 4);
+  }
+}
+
+/* The given rows of a table (count, dim). */
+EXPORT void finerank_gather(int64_t shares, int64_t count, int64_t dim, const int64_t *rows,
+                            const float *table, float *found) {
+  Gather task = {shares, count, dim, rows, table, found};
+  run(gather_share, &task, shares);
+}
+
 /* Add to the vectors what Adam did to their rows since their last use. */
 static void catch_up_share(void *argument, int64_t share) {
   const Task *task = argument;
   const Rows *rows = task->rows;
-  int64_t end = rows->count * (share + 1) / rows->shares, dim = rows->dim;
-  for (int64_t i = rows->count * share / rows->shares; i < end; i++) {
-    int64_t row = rows->rows[i];
+  int64_t i, end, dim = rows->dim;
+  part_of(rows->count, share, rows->shares, &i, &end);
+  for (; i < end; i++) {
+    int64_t row = rows->rows[i], later = i + AHEAD < end ? rows->rows[i + AHEAD] : row;
+    __builtin_prefetch(rows->last_use + later);
+    ask_for(rows->mean + later * dim, dim);
+    ask_for(rows->square + later * dim, dim);
     int32_t last = rows->last_use[row];
     if (last == 0) continue; /* it has no moments */
     float *vector_of = task->vectors + i * dim;
@@ -70,13 +109,17 @@ static void catch_up_share(void *argument, int64_t share) {
 static void step_share(void *argument, int64_t share) {
   const Task *task = argument;
   const Rows *rows = task->rows;
-  int64_t end = rows->count * (share + 1) / rows->shares, dim = rows->dim;
+  int64_t i, end, dim = rows->dim;
+  part_of(rows->count, share, rows->shares, &i, &end);
   float keep = (float)rows->beta_2, rest_1 = (float)(1 - rows->beta_1);
   float rest_2 = (float)(1 - rows->beta_2), eps = (float)rows->eps;
   float scale = (float)(1 / (1 - pow(rows->beta_2, (double)rows->step)));
   float rate = (float)(rows->learning_rate / (1 - pow(rows->beta_1, (double)rows->step)));
-  for (int64_t i = rows->count * share / rows->shares; i < end; i++) {
-    int64_t row = rows->rows[i];
+  for (; i < end; i++) {
+    int64_t row = rows->rows[i], later = i + AHEAD < end ? rows->rows[i + AHEAD] : row;
+    ask_for(rows->mean + later * dim, dim);
+    ask_for(rows->square + later * dim, dim);
+    ask_for(task->weight + later * dim, dim);
     float faded_1 = 1, faded_2 = 1; /* in the steps before this one that did not use the row */
     if (rows->last_use != NULL) {
       double rested = (double)(rows->step - 1 - rows->last_use[row]);
@@ -105,7 +148,7 @@ EXPORT void finerank_catch_up(const Rows *rows, const double *moves, int64_t ste
   run(catch_up_share, &task, rows->shares);
 }
 
-/* Adam's step of rows, from their vectors (count, dim) as of now and those's gradient. */
+/* Adam's step of rows, from their vectors as of now and the gradient of these (count, dim). */
 EXPORT void finerank_adam_step(const Rows *rows, float *vectors, const float *gradient,
                                float *weight) {
   Task task = {rows, NULL, NULL, vectors, gradient, weight};
