@@ -99,8 +99,8 @@ def test_a_broken_file_is_named(copy, name):
         ('{"format": 1, "mod', r"bundle\.json: expected a whole JSON file"),
         (b"\xff\xfe\x00\x01", r"bundle\.json: expected a whole JSON file"),
         ("[]", r"bundle\.json: expected the manifest of a bundle, found a list"),
-        ("{}", "expected format 3, found format None"),
-        ('{"format": 1}', "expected format 3, found format 1"),
+        ("{}", "expected format 4, found format None"),
+        ('{"format": 1}', "expected format 4, found format 1"),
     ],
 )
 def test_a_broken_manifest(copy, content, message):

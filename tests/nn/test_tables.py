@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from finerank.nn import tables as tables_module
 from finerank.nn.kernels import library
 from finerank.nn.tables import EmbeddingTables, gather
 
@@ -110,3 +111,20 @@ def test_the_order_of_rows_in_use_is_the_same_each_time(compiled, monkeypatch):
             assert tables.in_use[0].tolist() == expected
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("dim", [1, 16, 37])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_vectors_in_use_are_copies_of_the_rows(dim, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(tables_module, "_FEWEST", 8)
+    tables = EmbeddingTables({"all": 100}, dim, std=1.0)
+    tables.sparse = True
+    asked = torch.randint(0, 100, (150,))
+    vectors, places = tables(asked)
+    assert torch.equal(vectors[places], tables.weight[asked])
+    assert torch.equal(tables.in_use.rows[places], asked)
+    with torch.no_grad():
+        vectors.zero_()
+    assert tables.weight.abs().min() > 0
