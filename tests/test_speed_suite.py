@@ -68,7 +68,7 @@ def test_every_case_has_a_valid_recipe(suite):
         )
 
 
-@pytest.mark.parametrize("name", ["din-impressions", "dcn-1M", "mmoe"])
+@pytest.mark.parametrize("name", ["din-impressions", "din-full", "dcn-1M", "mmoe"])
 def test_floor_is_measured(suite, tmp_path, name):
     result = suite("one").measured(
         tiny(suite, name), "floor", "step", tmp_path, seconds=0.02, device="cpu"

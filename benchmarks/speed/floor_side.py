@@ -131,7 +131,7 @@ class _Product:
         )
         self.x_grad, self.weight_grad = torch.ones_like(self.x), torch.ones_like(self.weight)
         self.run = self._by_default
-        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if device.type == "cpu" and rows > 0 and torch.backends.mkldnn.is_available():
             self.run = min((self._by_default, self._by_onednn), key=lambda way: _seconds(way, rows))
 
     def _by_default(self, rows: int) -> None:

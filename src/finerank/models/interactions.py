@@ -35,6 +35,11 @@ class Interaction(nn.Module):
         raise NotImplementedError
 
 
+def side_by_side(request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:
+    """Each candidate's request and itself ``(B, Wr + Wc)``."""
+    return beside(spread(request, request_of_candidate), candidate)
+
+
 class Concatenation(Interaction):
     """Nothing but both side by side; what follows does the work."""
 
@@ -44,7 +49,7 @@ class Concatenation(Interaction):
 
     def forward(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:
         """Return both side by side ``(B, W)``."""
-        return beside(spread(request, request_of_candidate), candidate)
+        return side_by_side(request, candidate, request_of_candidate)
 
 
 class Nothing(Interaction):
@@ -109,7 +114,7 @@ class CrossAndDeep(Interaction):
 
     def forward(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:
         """Return ``(B, W)``."""
-        x_0 = whole(beside(spread(request, request_of_candidate), candidate))
+        x_0 = whole(side_by_side(request, candidate, request_of_candidate))
         crossed: Tensor = self.cross(x_0)
         if self.stacked:
             return torch.as_tensor(self.deep(crossed))
