@@ -22,6 +22,7 @@ from torch_rechub.models import ranking as rechub
 
 from finerank.models.interactions import CrossAndDeep
 from finerank.nn.cross import CrossNetwork, CrossNetworkV2
+from finerank.nn.joined import whole
 from finerank.nn.mlp import MLP
 
 B, W, L, K = 11, 7, 3, 2
@@ -151,7 +152,7 @@ def test_deepctr_dcn_mix_fails_on_a_batch_of_one(bench):
         CrossAndDeep(CrossNetworkV2(W, num_layers=2, low_rank=K), MLP(W, (5,)), stacked=False)
     )
     x = torch.randn(2, W)
-    both, alone = (ours(x[:n, :3], x[:n, 3:], torch.arange(n)) for n in (2, 1))
+    both, alone = (whole(ours(x[:n, :3], x[:n, 3:], torch.arange(n))) for n in (2, 1))
     torch.testing.assert_close(alone, both[:1])
 
 
@@ -166,7 +167,8 @@ class OurDCN(nn.Module):
 
     def forward(self, x):
         """Return the probabilities ``(B, 1)``; the first columns stand for the request's."""
-        return self.logit(self.join(x[:, :3], x[:, 3:], torch.arange(len(x)))).sigmoid()
+        joined = self.join(x[:, :3], x[:, 3:], torch.arange(len(x)))
+        return self.logit(whole(joined)).sigmoid()
 
 
 @pytest.mark.parametrize("cross", ["vector", "matrix"])
