@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from finerank.nn import compiled_linear
 from finerank.nn.compiled_linear import (
-    linear_of_members,
+    linear,
     product,
     product_of_rows,
     serves,
@@ -63,7 +63,7 @@ def test_equals_torch(rows, members, inputs, outputs, bias, relu):
     weight = torch.randn(members, outputs, inputs, requires_grad=True)
     shift = torch.randn(members, outputs, requires_grad=True) if bias else None
     leaves = [x, weight, shift] if bias else [x, weight]
-    found = linear_of_members(x, weight, shift, relu=relu)
+    found = linear(x, weight, shift, relu=relu)
     doubles = [each.detach().double().requires_grad_() for each in leaves]
     active = doubles[0].relu() if relu else doubles[0]
     expected = torch.einsum("bmi,moi->bmo", active, doubles[1])
@@ -82,8 +82,8 @@ def test_what_is_not_a_number_stays_so():
     x = torch.zeros(1, 1, 16)
     x[0, 0, 3] = float("nan")
     weight = torch.ones(1, 16, 16)
-    assert linear_of_members(x, weight, None, relu=True).isnan().all()
-    assert linear_of_members(x, weight, None).isnan().all()
+    assert linear(x, weight, None, relu=True).isnan().all()
+    assert linear(x, weight, None).isnan().all()
 
 
 @pytest.mark.usefixtures("instructions", "_shares")

@@ -34,40 +34,36 @@ def take_columns(
         rows: which ``(R,)``.
         sizes: of jagged columns, how many values the rows have together, where it is known.
     """
-    alike = [name for name, column in columns.items() if _is_plain(column)]
-    if len(alike) < _FEWEST or not host.is_readable(rows) or not library.is_there():
-        alike = []
-    found = _taken([columns[name] for name in alike], rows) if alike else ()
-    taken: dict[str, Column] = dict(zip(alike, found, strict=True))
+    plain = {
+        name: column
+        for name, column in columns.items()
+        if isinstance(column, Tensor) and _is_plain(column)
+    }
+    taken: dict[str, Column] = {}
+    if len(plain) >= _FEWEST and host.is_readable(rows) and library.is_there():
+        taken.update(zip(plain, _taken([*plain.values()], rows), strict=True))
     return {
         name: taken[name] if name in taken else take(column, rows, size=sizes.get(name))
         for name, column in columns.items()
     }
 
 
-def _is_plain(column: Column) -> bool:
+def _is_plain(column: Tensor) -> bool:
     return (
-        isinstance(column, Tensor)
-        and column.ndim == 1
+        column.ndim == 1
         and column.itemsize == _BYTES
         and column.is_contiguous()
         and host.is_readable(column)
     )
 
 
-def _taken(columns: Sequence[Column], rows: Tensor) -> list[Tensor]:
-    tensors = [each for each in columns if isinstance(each, Tensor)]
-    size = min(map(len, tensors))
-    addresses = torch.tensor([each.data_ptr() for each in tensors])
-    found = torch.empty(len(tensors), len(rows), dtype=torch.int32)
+def _taken(columns: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+    size = min(map(len, columns))
+    addresses = torch.tensor([each.data_ptr() for each in columns])
+    found = torch.empty(len(columns), len(rows), dtype=torch.int32)
     state = torch.empty(1, dtype=torch.int64)
     rows = rows.long().contiguous()
-    library.call("take", len(tensors), addresses, size, len(rows), rows, found, state)
+    library.call("take", len(columns), addresses, size, len(rows), rows, found, state)
     if int(state) < 0:
-        raise IndexError(
-            f"expected rows from 0 to {size - 1}, found {int(rows.min())} to {int(rows.max())}"
-        )
-    return [
-        part if each.dtype == torch.int32 else part.view(each.dtype)
-        for each, part in zip(tensors, found.unbind(0), strict=True)
-    ]
+        raise library.not_there(rows, size)
+    return [part.view(each.dtype) for each, part in zip(columns, found.unbind(0), strict=True)]

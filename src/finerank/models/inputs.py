@@ -170,14 +170,16 @@ class Inputs(nn.Module):
             return {}
         vectors, places = self.tables(torch.cat(rows).long())
         parts = places.split([len(part) for part in rows])
+        of_single: Sequence[Tensor] = parts[: len(single)]
+        at_once = bool(self.schema.histories) or not host.is_readable(vectors)
+        if at_once:
+            of_single = gather(vectors, of_single)
         found: dict[_Run, Tensor | Looked] = {
-            run: Looked(vectors, part.view_as(ids))
-            for (run, ids), part in zip(single, parts, strict=False)
+            run: part.view(len(ids), ids.shape[1] * self.embedding_dim)
+            if at_once
+            else Looked(vectors, part.view_as(ids))
+            for (run, ids), part in zip(single, of_single, strict=True)
         }
-        if self.schema.histories or not host.is_readable(vectors):
-            gathered = gather(vectors, parts[: len(single)])
-            for (run, ids), part in zip(single, gathered, strict=True):
-                found[run] = part.view(len(ids), len(run.features) * self.embedding_dim)
         for (run, (_, offsets)), part in zip(several, parts[len(single) :], strict=True):
             found[run] = functional.embedding_bag(
                 part, vectors, offsets, mode="mean", include_last_offset=True

@@ -9,6 +9,7 @@ Shape letters: ``B`` rows, ``M`` members, ``I`` inputs, ``O`` outputs.
 """
 
 import platform
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,39 +65,50 @@ def _is_worth(multiplications: int, inputs: int, outputs: int) -> bool:
     return multiplications >= _WORTH and min(inputs, outputs) >= _NARROW
 
 
-def is_relu(finish: nn.Module) -> bool:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
+    """Return ``W x + b`` of rows or of each member's rows, or ``W relu(x) + b``.
+
+    Args:
+        x: ``(B, I)``, or ``(B, M, I)``; short numbers are made long.
+        weight: ``(O, I)``, or ``(M, O, I)``.
+        bias: ``(O,)``, or ``(M, O)``.
+        relu: whether there is one.
+
+    Returns:
+        ``(B, O)``, or ``(B, M, O)``.
+    """
+    if weight.ndim == 2:  # noqa: PLR2004
+        bias = None if bias is None else bias.unsqueeze(0)
+        return linear(x.unsqueeze(1), weight.unsqueeze(0), bias, relu=relu).squeeze(1)
+    output: Tensor = _Linear.apply(x, weight, bias, relu)  # type: ignore[no-untyped-call]
+    return output
+
+
+def through(x: Tensor, linears: Iterable[nn.Module], finishes: Iterable[nn.Module]) -> Tensor:
+    """Return what the last of some layers gives, from the first one's linear map's output.
+
+    Args:
+        x: ``(B, O)``, or ``(B, M, O)``.
+        linears: the linear maps behind the first, with `weight` and `bias`.
+        finishes: what follows each linear map, the first one's too.
+    """
+    *between, last = finishes
+    for finish, layer in zip(between, linears, strict=True):
+        weight, bias = torch.as_tensor(layer.weight), layer.bias
+        assert bias is None or isinstance(bias, Tensor)
+        if _is_relu(finish) and serves(x, weight):
+            x = linear(x, weight, bias, relu=True)
+        else:
+            x = layer(finish(x))
+    output: Tensor = last(x)
+    return output
+
+
+def _is_relu(finish: nn.Module) -> bool:
     """Whether a ReLU is all that follows a linear map."""
     shapes = nn.Flatten | nn.Unflatten
     kinds = [type(each) for each in finish.children() if not isinstance(each, shapes)]
     return kinds == [nn.ReLU]
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
-    """Return ``W x + b`` ``(B, O)``, or ``W relu(x) + b``.
-
-    Args:
-        x: ``(B, I)``.
-        weight: ``(O, I)``.
-        bias: ``(O,)``.
-        relu: whether there is one.
-    """
-    bias = None if bias is None else bias.unsqueeze(0)
-    return linear_of_members(x.unsqueeze(1), weight.unsqueeze(0), bias, relu=relu).squeeze(1)
-
-
-def linear_of_members(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
-) -> Tensor:
-    """Return each member's ``W x + b`` ``(B, M, O)``, or ``W relu(x) + b``.
-
-    Args:
-        x: ``(B, M, I)``; short numbers are made long.
-        weight: ``(M, O, I)``.
-        bias: ``(M, O)``.
-        relu: whether there is one.
-    """
-    output: Tensor = _Linear.apply(x, weight, bias, relu)  # type: ignore[no-untyped-call]
-    return output
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:

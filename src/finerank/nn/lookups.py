@@ -66,8 +66,7 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
         "different", rows, columns, size, most, places, different, counts, numbers, state
     )  # fmt: skip
     if int(state) < 0:
-        found = f"{int(places.min())} to {int(places.max())}"
-        raise IndexError(f"expected rows from 0 to {size - 1}, found {found}")
+        raise library.not_there(places, size)
     chosen = _fitting(counts)
     if len(chosen) == 0 or (short and len(chosen) < columns):
         return None

@@ -97,14 +97,7 @@ class MLP(nn.Module):
 
     def forward_after_first(self, x: Tensor) -> Tensor:
         """Return the last layer's output ``(B, H)`` from the first linear map's."""
-        for finish, layer in zip(self.finishes, self.linears[1:], strict=False):
-            assert isinstance(layer, Linear)
-            if compiled_linear.is_relu(finish) and compiled_linear.serves(x, layer.weight):
-                x = compiled_linear.linear(x, layer.weight, layer.bias, relu=True)
-            else:
-                x = layer(finish(x))
-        last: Tensor = self.finishes[-1](x)
-        return last
+        return compiled_linear.through(x, self.linears[1:], self.finishes)
 
 
 def _finish(

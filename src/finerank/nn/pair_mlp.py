@@ -27,7 +27,6 @@ from finerank.nn.pairs import Pairs
 from finerank.nn.products import product, product_of_rows
 
 _FEWEST = 512  # pairs of a share
-_ALIGNED = 16  # numbers
 
 
 def serves(candidate: Tensor, values: Tensor, mlp: MLP, pairs: Pairs) -> bool:
@@ -111,7 +110,7 @@ def _first_steps(pairs: Pairs) -> Tensor:
 
 def _filled(x: Tensor) -> Tensor:
     """With zeros up to an aligned width."""
-    more = -x.shape[-1] % _ALIGNED
+    more = -x.shape[-1] % library.ALIGNED
     return (functional.pad(x, (0, more)) if more else x).contiguous()
 
 
@@ -137,7 +136,7 @@ def _work_of(candidate: Tensor, values: Tensor, pairs: Pairs) -> _Work:
     """Divide the pairs; candidates that share their steps stay together."""
     rows, offsets = len(pairs.candidate), pairs.offsets.long()
     first_steps = _first_steps(pairs).long()
-    shares = max(1, min(torch.get_num_threads(), rows // _FEWEST))
+    shares = library.shares_of(rows, fewest=_FEWEST)
     cuts = torch.arange(1, shares) * rows // shares  # pairs
     cuts = torch.searchsorted(offsets, cuts, right=True).sub_(1)  # candidates
     if pairs.step is not None:
@@ -172,7 +171,7 @@ class _Layer(NamedTuple):
 
     @property
     def width(self) -> int:
-        return self.outputs + -self.outputs % _ALIGNED
+        return self.outputs + -self.outputs % library.ALIGNED
 
     def filled_bias(self) -> Tensor:
         """``(W,)``."""

@@ -11,9 +11,8 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from finerank.nn import onednn
+from finerank.nn import compiled_linear, onednn
 from finerank.nn.activations import ActivationName, activation
-from finerank.nn.compiled_linear import is_relu, linear_of_members, serves
 from finerank.nn.joined import Rows, linear
 from finerank.nn.products import padded
 
@@ -49,8 +48,8 @@ class StackedLinear(nn.Module):
         """Return each member's output ``(B, M, O)``."""
         if x.shape[1] == 1:
             return self.shared(x.squeeze(1))
-        if serves(x, self.weight):
-            return linear_of_members(x, self.weight, self.bias)
+        if compiled_linear.serves(x, self.weight):
+            return compiled_linear.linear(x, self.weight, self.bias)
         members = padded(x).transpose(0, 1).expand(self.weight.shape[0], -1, -1)  # (M, B, I)
         weight = self.weight.transpose(1, 2)  # (M, I, O)
         if self.bias is None:
@@ -95,7 +94,9 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each member's last hidden layer ``(B, M, H)``."""
-        return self._after_first(self.linears[0](x)) if self.linears else x
+        if not self.linears:
+            return x
+        return compiled_linear.through(self.linears[0](x), self.linears[1:], self.finishes)
 
     def shared(self, x: Rows) -> Tensor:
         """Return each member's last hidden layer ``(B, M, H)`` for an input that all share.
@@ -105,17 +106,7 @@ class StackedMLP(nn.Module):
         """
         first = self.linears[0]
         assert isinstance(first, StackedLinear)
-        return self._after_first(first.shared(x))
-
-    def _after_first(self, x: Tensor) -> Tensor:
-        for finish, layer in zip(self.finishes, self.linears[1:], strict=False):
-            assert isinstance(layer, StackedLinear)
-            if is_relu(finish) and serves(x, layer.weight):
-                x = linear_of_members(x, layer.weight, layer.bias, relu=True)
-            else:
-                x = layer(finish(x))
-        last: Tensor = self.finishes[-1](x)
-        return last
+        return compiled_linear.through(first.shared(x), self.linears[1:], self.finishes)
 
 
 def _finish(

@@ -141,10 +141,7 @@ class EmbeddingTables(nn.Module):
         table = self._last_place
         library.call("rows_in_use", len(rows), rows, len(table), table, different, places, count)
         if (found := int(count)) < 0:
-            raise IndexError(
-                f"expected rows from 0 to {len(table) - 1}, "
-                f"found {int(rows.min())} to {int(rows.max())}"
-            )
+            raise library.not_there(rows, len(table))
         return different[:found], places
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401, FBT001 - torch's signature

@@ -46,6 +46,12 @@ def shares_of(rows: int, *, fewest: int) -> int:
     return max(1, min(torch.get_num_threads(), rows // fewest))
 
 
+def not_there(rows: Tensor, size: int) -> IndexError:
+    """What to raise where a function found that not all rows are of a table of so many."""
+    found = f"{int(rows.min())} to {int(rows.max())}"
+    return IndexError(f"expected rows from 0 to {size - 1}, found {found}")
+
+
 def is_there() -> bool:
     """Whether the functions can be called on this machine."""
     return functions() is not None

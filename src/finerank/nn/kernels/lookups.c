@@ -86,6 +86,14 @@ static int64_t next_of(int64_t output, int64_t end) {
   return (left + times - 1) / times;
 }
 
+/* Numbers to load `size` vectors from: themselves, or the valid ones of them with zeros behind. */
+INLINE const float *with_zeros(const int size, const float *from, int64_t valid, float *part) {
+  if (valid == size * WIDTH) return from;
+  memset(part, 0, (size_t)(size * WIDTH) * 4);
+  memcpy(part, from, (size_t)valid * 4);
+  return part;
+}
+
 /* Look up and add `size` vectors of `mapped` (vectors, size) for each row. */
 INLINE void add_up(const int size, const Task *task, const float *mapped, int64_t output) {
   const Lookups *lookups = task->lookups;
@@ -96,11 +104,7 @@ INLINE void add_up(const int size, const Task *task, const float *mapped, int64_
     vector sums[TOGETHER];
     float part[TOGETHER * WIDTH];
     const float *base = task->base == NULL ? NULL : task->base + row * task->base_row + output;
-    if (base != NULL && valid < size * WIDTH) {
-      memset(part, 0, sizeof part);
-      memcpy(part, base, (size_t)valid * 4);
-      base = part;
-    }
+    if (base != NULL) base = with_zeros(size, base, valid, part);
 #pragma clang loop unroll(full)
     for (int i = 0; i < size; i++) sums[i] = base == NULL ? all(0.0f) : load(base + i * WIDTH);
     for (int64_t column = 0; column < columns; column++) {
@@ -124,12 +128,7 @@ INLINE void give_back(const int size, const Task *task, float *mapped, int64_t o
     const int32_t *places = lookups->places + row * columns;
     vector gradient[TOGETHER];
     float part[TOGETHER * WIDTH];
-    const float *from = task->gradient + row * width + output;
-    if (valid < size * WIDTH) {
-      memset(part, 0, sizeof part);
-      memcpy(part, from, (size_t)valid * 4);
-      from = part;
-    }
+    const float *from = with_zeros(size, task->gradient + row * width + output, valid, part);
 #pragma clang loop unroll(full)
     for (int i = 0; i < size; i++) gradient[i] = load(from + i * WIDTH);
     for (int64_t column = 0; column < columns; column++) {

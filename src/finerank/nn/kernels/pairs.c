@@ -4,7 +4,8 @@
    only its linear map's output goes to memory and comes back. Layer by layer, because Dice needs
    the mean and the variance over all rows before its first.
 
-   A layer's width is filled up with zeros to a multiple of 16 numbers. Rows are divided into shares.
+   A layer's width is filled up with zeros to a multiple of 16 numbers. Pairs are divided into
+   shares.
 
    nn/pair_mlp.py calls these functions. */
 
@@ -254,8 +255,8 @@ static void first_of_share(void *argument, int64_t share) {
         of_matrix = candidate;
       }
       int64_t step = step_of(pairs, candidate, part.start);
-      product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix, PACKED,
-              output, width);
+      product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix,
+              PACKED, output, width);
     } else {
       product(part.rows, inputs, width, input, inputs, 1, task->weight, PACKED, output, width);
     }
@@ -468,9 +469,9 @@ static void last_gradient_of_share(void *argument, int64_t share) {
   free(g);
 }
 
-EXPORT void finerank_last_gradient(const Pairs *pairs, const Activation *activation, const float *input,
-                            int64_t width, const float *weight, const float *of_logit,
-                            double *sums) {
+EXPORT void finerank_last_gradient(const Pairs *pairs, const Activation *activation,
+                                   const float *input, int64_t width, const float *weight,
+                                   const float *of_logit, double *sums) {
   LastGradient task = {pairs, activation, input, of_logit, weight, width, sums};
   run(last_gradient_of_share, &task, pairs->shares);
 }
