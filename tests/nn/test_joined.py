@@ -12,8 +12,8 @@ VECTORS = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 
 def rows():
     """Two columns of ids, a number, and one more column; six numbers and one in all."""
-    first = Looked(VECTORS, torch.tensor([[0, 1], [2, 1]]))
-    return Joined([first, torch.tensor([[7.0], [8.0]]), Looked(VECTORS, torch.tensor([[1], [0]]))])
+    first = Looked(VECTORS, torch.tensor([[0, 2], [1, 1]]))
+    return Joined([first, torch.tensor([[7.0], [8.0]]), Looked(VECTORS, torch.tensor([[1, 0]]))])
 
 
 WHOLE = [[1.0, 2.0, 3.0, 4.0, 7.0, 3.0, 4.0], [5.0, 6.0, 3.0, 4.0, 8.0, 1.0, 2.0]]
@@ -71,10 +71,10 @@ def test_a_map_by_parts_is_that_of_the_whole(kept, numbers, bias, monkeypatch):
     """Some columns are looked up after the map, the others and the numbers before."""
     monkeypatch.setattr(joined, "_WORTH", 0)
     table = torch.randn(90, 4, requires_grad=True)
-    few = torch.randint(0, 3, (60, kept))
-    many = torch.randperm(60).unsqueeze(1).expand(-1, 3 - kept)
-    places = torch.cat([few, many + 30], dim=1)[:, [1, 2, 0]]  # in no order of theirs
-    parts = [Looked(table, places[:, :2]), Looked(table, places[:, 2:])]
+    few = torch.randint(0, 3, (kept, 60))
+    many = torch.randperm(60).expand(3 - kept, -1)
+    places = torch.cat([few, many + 30])[[1, 2, 0]]  # in no order of theirs
+    parts = [Looked(table, places[:2]), Looked(table, places[2:])]
     if numbers:
         parts.insert(1, torch.randn(60, 5, requires_grad=True))
     x = Joined(parts)

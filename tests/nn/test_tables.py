@@ -113,6 +113,28 @@ def test_the_order_of_rows_in_use_is_the_same_each_time(compiled, monkeypatch):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.skipif(not library.is_there(), reason="no functions are compiled for this machine")
+@pytest.mark.parametrize("size", [1, 2**20, 2**40])
+@pytest.mark.parametrize("count", [1, 2, 3000])
+@pytest.mark.parametrize("step", [1, 2**8, 2**30 + 1])
+def test_rows_are_numbered_wherever_they_lie(size, count, step):
+    """Far from each other, at equal distances, again and again."""
+    asked = torch.randint(0, count, (count,)) * step % size
+    rows, places = torch.empty_like(asked), torch.empty_like(asked)
+    different = torch.empty(1, dtype=torch.int64)
+    library.call("rows_in_use", count, asked, size, rows, places, different)
+    found = rows[: int(different)]
+    assert found.tolist() == list(dict.fromkeys(asked.tolist()))
+    assert torch.equal(found[places], asked)
+
+
+@pytest.mark.parametrize("wrong", [-1, 9])
+def test_rows_that_are_not_there_are_refused(tables, wrong):
+    tables.sparse = True
+    with pytest.raises(IndexError):
+        tables(torch.tensor([0, wrong, 3]))
+
+
 @pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("dim", [1, 16, 37])
 @pytest.mark.parametrize("threads", [1, 3])

@@ -173,7 +173,7 @@ def test_compiled_functions_do_the_same(kind, dim, threads, monkeypatch):
         deferred = kind is DeferredAdam and dtype == torch.float32
         assert calls.count("catch_up") == (60 if deferred else 0)
         monkeypatch.setattr(library, "call", call)
-        states = [optimizer._means[0], optimizer._squares[0], tables.weight.detach()]
+        states = [optimizer._moments[0], tables.weight.detach()]
         found.append([each.double() for each in states])
     for single, double in zip(*found, strict=True):
         torch.testing.assert_close(single, double, rtol=2e-4, atol=2e-6)

@@ -170,16 +170,15 @@ class Inputs(nn.Module):
             return {}
         vectors, places = self.tables(torch.cat(rows).long())
         parts = places.split([len(part) for part in rows])
-        of_single: Sequence[Tensor] = parts[: len(single)]
-        at_once = bool(self.schema.histories) or not host.is_readable(vectors)
-        if at_once:
-            of_single = gather(vectors, of_single)
-        found: dict[_Run, Tensor | Looked] = {
-            run: part.view(len(ids), ids.shape[1] * self.embedding_dim)
-            if at_once
-            else Looked(vectors, part.view_as(ids))
-            for (run, ids), part in zip(single, of_single, strict=True)
-        }
+        of_single = [part.view_as(ids) for (_, ids), part in zip(single, parts, strict=False)]
+        found: dict[_Run, Tensor | Looked] = {}
+        if self.schema.histories or not host.is_readable(vectors):
+            embedded = gather(vectors, [each.T.flatten() for each in of_single])
+            for (run, ids), part in zip(single, embedded, strict=True):
+                found[run] = part.view(ids.shape[1], len(ids) * self.embedding_dim)
+        else:
+            for (run, _), part in zip(single, of_single, strict=True):
+                found[run] = Looked(vectors, part)
         for (run, (_, offsets)), part in zip(several, parts[len(single) :], strict=True):
             found[run] = functional.embedding_bag(
                 part, vectors, offsets, mode="mean", include_last_offset=True
@@ -187,10 +186,10 @@ class Inputs(nn.Module):
         return found
 
     def _stacked(self, run: _Run, columns: Mapping[str, Column]) -> Tensor:
-        """The rows of the tables that a run's ids are at ``(rows, F)``."""
-        ids = torch.stack([_tensor(columns[f.name]) for f in run.features], dim=1)
+        """The rows of the tables that a run's ids are at ``(F, rows)``."""
+        ids = torch.stack([_tensor(columns[f.name]) for f in run.features])
         first_rows: Tensor = getattr(self, self._first_rows_of[run])
-        return ids + first_rows
+        return ids + first_rows.unsqueeze(1)
 
     def _first_rows(self, run: _Run) -> list[int]:
         """Where the table of each feature of a run begins."""

@@ -2,6 +2,11 @@
 
 import contextlib
 import ctypes
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGE = 2**17  # bytes: of a block, as glibc begins
@@ -27,6 +32,27 @@ def keep_freed_memory() -> None:
     """
     _set(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
     _set(_M_TRIM_THRESHOLD, _MOST_KEPT)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Like `torch.empty` on a CPU, in large pages where the system has them for who asks.
+
+    NumPy asks for them, torch doesn't. Of a large table each row that a batch uses lies in another
+    page, and the processor knows few pages at a time.
+    """
+    return _of_numpy(np.empty, shape, dtype)
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Like `torch.zeros` on a CPU, in large pages, that take up memory where they are written to.
+
+    See `empty`.
+    """
+    return _of_numpy(np.zeros, shape, dtype)
+
+
+def _of_numpy(make: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:  # noqa: ANN401
+    return torch.from_numpy(make(shape, dtype=torch.empty(0, dtype=dtype).numpy().dtype))
 
 
 def _set(parameter: int, size: int) -> None:

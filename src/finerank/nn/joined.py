@@ -27,7 +27,7 @@ class Looked(NamedTuple):
 
     Attributes:
         vectors: the rows of the tables in use ``(U, D)``.
-        places: where among them the embeddings lie ``(B, F)``, int64.
+        places: where among them the embeddings lie, column by column ``(F, B)``, int64.
     """
 
     vectors: Tensor
@@ -36,7 +36,7 @@ class Looked(NamedTuple):
     @property
     def width(self) -> int:
         """Of all columns."""
-        return self.places.shape[1] * self.vectors.shape[1]
+        return len(self.places) * self.vectors.shape[1]
 
 
 class Joined:
@@ -58,7 +58,7 @@ class Joined:
 
     def __len__(self) -> int:
         first = self.parts[0]
-        return len(first.places if isinstance(first, Looked) else first)
+        return first.places.shape[1] if isinstance(first, Looked) else len(first)
 
     @property
     def width(self) -> int:
@@ -73,9 +73,9 @@ class Joined:
         found: Iterator[Tensor] = iter(())
         if self._looked:
             vectors = self._looked[0].vectors
-            found = iter(gather(vectors, [each.places.flatten() for each in self._looked]))
+            found = iter(gather(vectors, [each.places.T.flatten() for each in self._looked]))
         parts = [
-            next(found).view(len(each.places), each.width) if isinstance(each, Looked) else each
+            next(found).view(len(self), each.width) if isinstance(each, Looked) else each
             for each in self.parts
         ]
         return _side_by_side(parts)
@@ -85,7 +85,7 @@ class Joined:
         if jagged.is_one_each(request_of_candidate, len(self)):
             return self
         return Joined(
-            each._replace(places=each.places.index_select(0, request_of_candidate))
+            each._replace(places=each.places.index_select(1, request_of_candidate))
             if isinstance(each, Looked)
             else each.index_select(0, request_of_candidate)
             for each in self.parts
@@ -128,7 +128,7 @@ class Joined:
         if not self._looked:
             return None
         vectors = self._looked[0].vectors
-        repeated = find_repeated(vectors, _side_by_side([each.places for each in self._looked]))
+        repeated = find_repeated(vectors, torch.cat([each.places for each in self._looked]))
         if repeated is None:
             return None
         chosen, dim = set(repeated.columns.tolist()), vectors.shape[1]
@@ -139,13 +139,13 @@ class Joined:
         for part in self.parts:
             width = _width(part)
             if isinstance(part, Looked):
-                columns = range(part.places.shape[1])
+                columns = range(len(part.places))
                 starts = {i: begin + i * dim for i in columns}
                 left = [i for i in columns if column + i not in chosen]
                 first_weight += [starts[i] for i in columns if column + i in chosen]
                 other_weights += [starts[i] + k for i in left for k in range(dim)]
                 if left:
-                    others.append(Looked(vectors, part.places[:, left]))
+                    others.append(Looked(vectors, part.places[left]))
                 column += len(columns)
             elif width > 0:
                 other_weights += range(begin, begin + width)

@@ -24,6 +24,7 @@ from finerank.nn.short import short_dtype
 _ROWS_OF_AN_ID = 1.33  # on average, from which it pays
 _MOST = 2**14  # ids of all columns together, so that what is looked up stays in a cache
 _ROWS_OF_A_PLACE = 8  # of the tables, at most: where scores are computed they stand there whole
+_ROWS_OF_A_USED_ONE = 2  # in use, at most: so long it is cheaper not to copy those that are used
 _ROWS_OF_AN_ID_IN_SHORT = 8  # where the other way are products of short numbers, for all columns
 
 
@@ -32,14 +33,18 @@ class Repeated(NamedTuple):
 
     Attributes:
         columns: which of the ``F`` they are ``(C,)``.
-        rows: their different ids, column by column, as places among the rows in use ``(N,)``.
+        rows: their different ids, column by column, as places among the rows in use ``(N,)``; None
+            where each column's lie there one after another, and are most of these rows.
         first: where each column's begin, and the end ``(C + 1,)``.
-        places: of each id, among ``rows`` ``(B, C)``, int32.
+        first_vector: where their vectors begin, among those of ``rows``, or the rows in use
+            ``(C,)``.
+        places: of each id, among the different ones ``(B, C)``, int32.
     """
 
     columns: Tensor
-    rows: Tensor
+    rows: Tensor | None
     first: Tensor
+    first_vector: Tensor
     places: Tensor
 
 
@@ -48,7 +53,7 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
 
     Args:
         vectors: the rows in use, or whole tables ``(U, D)``.
-        places: of the ids among them ``(B, F)``, int64.
+        places: of the ids among them ``(F, B)``, int64.
 
     Raises:
         IndexError: a place is not among them.
@@ -57,14 +62,14 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
         return None
     short = short_dtype(vectors) is not None
     fewest = _ROWS_OF_AN_ID_IN_SHORT if short else _ROWS_OF_AN_ID
-    (rows, columns), places = places.shape, places.contiguous()
+    (columns, rows), places = places.shape, places.contiguous()
     most = int(rows / fewest)
     different = places.new_empty(columns, most)
     counts, numbers = places.new_empty(columns), places.new_empty(rows, columns, dtype=torch.int32)
-    state, size = places.new_empty(1), len(vectors)
+    in_turn, state, size = torch.empty_like(counts), places.new_empty(1), len(vectors)
     library.call(
-        "different", rows, columns, size, most, places, different, counts, numbers, state
-    )  # fmt: skip
+        "different", rows, columns, size, most, places, different, counts, numbers, in_turn, state
+    )
     if int(state) < 0:
         raise library.not_there(places, size)
     chosen = _fitting(counts)
@@ -72,11 +77,17 @@ def find_repeated(vectors: Tensor, places: Tensor) -> Repeated | None:
         return None
     counts = counts[chosen]
     first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    used = torch.arange(most) < counts.unsqueeze(1)
+    different = different.index_select(0, chosen)
+    if in_turn[chosen].all() and _ROWS_OF_A_USED_ONE * int(first[-1]) >= size:
+        first_vector, their_rows = different[:, 0].contiguous(), None
+    else:
+        used = torch.arange(most) < counts.unsqueeze(1)
+        first_vector, their_rows = first[:-1], different[used]
     return Repeated(
         columns=chosen,
-        rows=different[chosen][used],
+        rows=their_rows,
         first=first,
+        first_vector=first_vector,
         places=numbers.index_select(1, chosen).add_(first[:-1].to(torch.int32)),
     )
 
@@ -100,8 +111,9 @@ def map_repeated(
         first_weight: where each of the columns' weights begin ``(C,)``.
         base: the other inputs' part ``(B, O)``, or a bias ``(O,)``.
     """
-    different = vectors.index_select(0, repeated.rows)  # (N, D)
-    output: Tensor = _Mapped.apply(different, weight, base, repeated, first_weight)  # type: ignore[no-untyped-call]
+    if repeated.rows is not None:
+        vectors = vectors.index_select(0, repeated.rows)  # (N, D)
+    output: Tensor = _Mapped.apply(vectors, weight, base, repeated, first_weight)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -109,19 +121,19 @@ class _Mapped(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401
-        different: Tensor,
+        vectors: Tensor,
         weight: Tensor,
         base: Tensor | None,
         repeated: Repeated,
         first_weight: Tensor,
     ) -> Tensor:
         weight = weight.contiguous()
-        ctx.save_for_backward(different, weight)
+        ctx.save_for_backward(vectors, weight)
         ctx.repeated, ctx.first_weight = repeated, first_weight
         ctx.by_row = base is not None and base.ndim > 1
         ctx.base_dtype = None if base is None else base.dtype
         output = weight.new_empty(len(repeated.places), len(weight))
-        work = _work(repeated, different, weight, first_weight)
+        work = _work(repeated, vectors, weight, first_weight)
         base = None if base is None else base.to(weight.dtype).contiguous()
         library.call("lookups_forward", work, base, len(weight) if ctx.by_row else 0, output)
         return output
@@ -129,25 +141,26 @@ class _Mapped(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        different, weight = ctx.saved_tensors
+        vectors, weight = ctx.saved_tensors
         gradient = gradient.to(weight.dtype).contiguous()
-        work = _work(ctx.repeated, different, weight, ctx.first_weight)
-        all_mapped = len(ctx.first_weight) * different.shape[1] == weight.shape[1]
+        work = _work(ctx.repeated, vectors, weight, ctx.first_weight)
+        all_mapped = len(ctx.first_weight) * vectors.shape[1] == weight.shape[1]
         of_weight = torch.empty_like(weight) if all_mapped else torch.zeros_like(weight)
-        filled = different.shape[1] + -different.shape[1] % library.ALIGNED
-        of_different = different.new_empty(work.shares, len(different), filled)
-        library.call("lookups_backward", work, gradient, of_weight, of_different)
+        filled = vectors.shape[1] + -vectors.shape[1] % library.ALIGNED
+        of_vectors = vectors.new_empty(work.shares, len(vectors), filled)
+        library.call("lookups_backward", work, gradient, of_weight, of_vectors)
         of_base = None
         if ctx.base_dtype is not None:
             of_base = (gradient if ctx.by_row else gradient.sum(dim=0)).to(ctx.base_dtype)
-        return of_different.sum(dim=0)[:, : different.shape[1]], of_weight, of_base, None, None
+        return of_vectors.sum(dim=0)[:, : vectors.shape[1]], of_weight, of_base, None, None
 
 
-def _work(repeated: Repeated, different: Tensor, weight: Tensor, first_weight: Tensor) -> LookupsOf:
+def _work(repeated: Repeated, vectors: Tensor, weight: Tensor, first_weight: Tensor) -> LookupsOf:
     """The argument of the functions; it points into the tensors."""
     rows, columns = repeated.places.shape
     shares = min(torch.get_num_threads(), -(-len(weight) // library.ALIGNED))
     return library.filled(
-        LookupsOf, shares, rows, columns, different.shape[1], len(weight), weight.shape[1],
-        repeated.places, repeated.first, first_weight, different, weight,
+        LookupsOf, shares, rows, columns, vectors.shape[1], len(weight), weight.shape[1],
+        repeated.places, repeated.first, repeated.first_vector, first_weight,
+        len(vectors), vectors, weight,
     )  # fmt: skip

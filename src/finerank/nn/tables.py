@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from finerank.nn import host
+from finerank.nn import allocator, host
 from finerank.nn.kernels import library
 
 _FEWEST = 1024  # rows of a share
@@ -65,7 +65,8 @@ class EmbeddingTables(nn.Module):
         ends = list(accumulate(sizes.values(), initial=0))
         self.first_row = dict(zip(sizes, ends, strict=False))
         self._views = dict(zip(sizes, pairwise(ends), strict=True))
-        self.weight = nn.Parameter(nn.init.normal_(torch.empty(ends[-1], dim), std=std))
+        weight = allocator.empty((ends[-1], dim), torch.get_default_dtype())
+        self.weight = nn.Parameter(nn.init.normal_(weight, std=std))
         self.sparse = False
         self.in_use: RowsInUse | None = None
         self.catch_up: Callable[[Tensor, Tensor], None] | None = None
@@ -102,16 +103,15 @@ class EmbeddingTables(nn.Module):
     def _different(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The rows in use ``(U,)``, where among them each row is ``(M,)``, and their `first`.
 
-        Each row writes its place into a table of all rows. A compiled function reads it before:
-        where it is there already, the row is not the first. Without, who reads their own place
-        back is the one that counts; sorting, as `torch.unique` does, takes three times as long. A
-        device would have to be asked how many count: there equal rows all stay and share the place
-        of one.
+        Where no compiled function finds them, each row writes its place into a table of all rows,
+        and who reads their own back is the one that counts; sorting, as `torch.unique` does, takes
+        three times as long. A device would have to be asked how many count: there equal rows all
+        stay and share the place of one.
         """
-        if len(self._last_place) != len(self.weight) or self._last_place.device != rows.device:
-            self._last_place = rows.new_empty(len(self.weight), dtype=torch.int32)
         if host.is_readable(rows) and library.is_there():
             return *self._found(rows), None
+        if len(self._last_place) != len(self.weight) or self._last_place.device != rows.device:
+            self._last_place = rows.new_empty(len(self.weight), dtype=torch.int32)
         order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
         self._last_place.scatter_(0, rows, order)  # on a CPU the last one stays, always
         chosen = self._last_place.index_select(0, rows)
@@ -138,10 +138,10 @@ class EmbeddingTables(nn.Module):
         rows = rows.long().contiguous()
         different, places = torch.empty_like(rows), torch.empty_like(rows)
         count = torch.empty(1, dtype=torch.int64)
-        table = self._last_place
-        library.call("rows_in_use", len(rows), rows, len(table), table, different, places, count)
+        size = len(self.weight)
+        library.call("rows_in_use", len(rows), rows, size, different, places, count)
         if (found := int(count)) < 0:
-            raise library.not_there(rows, len(table))
+            raise library.not_there(rows, size)
         return different[:found], places
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401, FBT001 - torch's signature

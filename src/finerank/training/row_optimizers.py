@@ -6,12 +6,11 @@ Shapes: ``V`` rows of the tables, ``U`` rows in use, ``D`` embedding width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from finerank.nn import host
+from finerank.nn import allocator, host
 from finerank.nn.kernels import library
 from finerank.nn.kernels.rows import RowsOf
 
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 
     from finerank.nn.tables import EmbeddingTables, RowsInUse
 
-_OF_NUMPY: dict[torch.dtype, Any] = {
-    torch.float32: np.float32,
-    torch.float64: np.float64,
-    torch.int32: np.int32,
-}
 _SETTLED = 2**16  # rows that are brought along together
 _FEWEST = 256  # rows of a share of the work
 
@@ -104,8 +98,9 @@ class LazyAdam(RowOptimizer):
     def __init__(self, tables: Sequence[EmbeddingTables], *, learning_rate: float) -> None:
         super().__init__(tables, learning_rate=learning_rate)
         self._steps = 0
-        self._means = [_zeros(each.weight.shape, each.weight) for each in tables]  # (V, D)
-        self._squares = [_zeros(each.weight.shape, each.weight) for each in tables]  # (V, D)
+        self._moments = [  # of each row m and v, side by side (V, 2, D)
+            _zeros((len(each.weight), 2, each.weight.shape[1]), each.weight) for each in tables
+        ]
 
     def step(self) -> None:
         """Update the rows in use by their gradients."""
@@ -122,10 +117,10 @@ class LazyAdam(RowOptimizer):
 
     def _rows_of(self, index: int, rows: Tensor) -> RowsOf:
         """The argument of the compiled functions; it points into the tensors."""
-        mean, square = self._means[index], self._squares[index]
+        moments = self._moments[index]
         shares = library.shares_of(len(rows), fewest=_FEWEST)
         return library.filled(
-            RowsOf, shares, len(rows), mean.shape[1], rows, mean, square,
+            RowsOf, shares, len(rows), moments.shape[2], rows, moments,
             self._last_use_of(index), self._steps, *self.betas, self.eps, self.learning_rate,
         )  # fmt: skip
 
@@ -135,18 +130,18 @@ class LazyAdam(RowOptimizer):
 
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
         beta_1, beta_2 = self.betas
-        mean, square = self._moments(index, rows)
+        moments = self._moments_before(index, rows)
+        mean, square = moments.unbind(dim=1)
         mean.lerp_(gradient, 1 - beta_1)
         square.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-        self._means[index].index_copy_(0, rows, mean)
-        self._squares[index].index_copy_(0, rows, square)
+        self._moments[index].index_copy_(0, rows, moments)
         unbiased_1, unbiased_2 = (1 - beta**self._steps for beta in self.betas)
         scale = square.div_(unbiased_2).sqrt_().add_(self.eps)
         vectors.addcdiv_(mean, scale, value=-self.learning_rate / unbiased_1)
 
-    def _moments(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and squares of the rows in use before this step, both ``(U, D)``, as copies."""
-        return self._means[index].index_select(0, rows), self._squares[index].index_select(0, rows)
+    def _moments_before(self, index: int, rows: Tensor) -> Tensor:
+        """Those of the rows in use before this step ``(U, 2, D)``, as a copy."""
+        return self._moments[index].index_select(0, rows)
 
 
 class DeferredAdam(LazyAdam):
@@ -182,7 +177,7 @@ class DeferredAdam(LazyAdam):
         self._last_use = [
             _zeros(each.weight.shape[:1], each.weight, torch.int32) for each in tables
         ]
-        self._in_use: dict[int, tuple[Tensor, Tensor]] = {}  # moments of the rows looked up
+        self._in_use: dict[int, Tensor] = {}  # moments of the rows looked up
         device = tables[0].weight.device if tables else None
         # M and M' by the step of the last use
         self._moves = torch.zeros(2, 1024, dtype=torch.float64, device=device)
@@ -213,17 +208,16 @@ class DeferredAdam(LazyAdam):
                 behind = torch.arange(len(last), device=last.device)
             for rows in behind.split(_SETTLED):
                 vectors = each.weight.index_select(0, rows)
-                mean, square = self._moved_on(index, rows, vectors)
+                moments = self._moved_on(index, rows, vectors)
                 each.weight.index_copy_(0, rows, vectors)
-                self._means[index].index_copy_(0, rows, mean)
-                self._squares[index].index_copy_(0, rows, square)
+                self._moments[index].index_copy_(0, rows, moments)
                 last.index_fill_(0, rows, self._steps)
 
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
         super()._update(index, rows, vectors, gradient)
         self._last_use[index].index_fill_(0, rows, self._steps)
 
-    def _moments(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def _moments_before(self, index: int, rows: Tensor) -> Tensor:  # noqa: ARG002
         return self._in_use.pop(index)
 
     @torch.no_grad()
@@ -238,9 +232,10 @@ class DeferredAdam(LazyAdam):
     def _last_use_of(self, index: int) -> Tensor | None:
         return self._last_use[index]
 
-    def _moved_on(self, index: int, rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the vectors of rows on, in place; their moments by now, as copies."""
-        mean, square = super()._moments(index, rows)
+    def _moved_on(self, index: int, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Move the vectors of rows on, in place; their moments by now, as a copy."""
+        moments = super()._moments_before(index, rows)
+        mean, square = moments.unbind(dim=1)
         last = self._last_use[index].index_select(0, rows)
         moves, of_eps = self._moves.index_select(1, last).to(vectors.dtype).unsqueeze(2)
         # a row that was never in use has no moments: 0 / 1e-30 leaves it where it is
@@ -248,7 +243,9 @@ class DeferredAdam(LazyAdam):
         vectors.addcdiv_(mean * moves, square.sqrt().add_(of_eps), value=-self.learning_rate)
         steps = (self._steps - last).to(vectors.dtype).unsqueeze(1)
         beta_1, beta_2 = self.betas
-        return mean.mul_(beta_1**steps), square.mul_(beta_2**steps)
+        mean.mul_(beta_1**steps)
+        square.mul_(beta_2**steps)
+        return moments
 
 
 class RowwiseAdagrad(RowOptimizer):
@@ -278,8 +275,7 @@ class RowwiseAdagrad(RowOptimizer):
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Zeros that take up memory only where they are written to, as NumPy's do."""
     dtype = like.dtype if dtype is None else dtype
-    if like.device.type != "cpu" or dtype not in _OF_NUMPY:
+    if like.device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=like.device)
-    return torch.from_numpy(np.zeros(shape, dtype=_OF_NUMPY[dtype]))
+    return allocator.zeros(shape, dtype)

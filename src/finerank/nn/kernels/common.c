@@ -34,16 +34,17 @@ float *zeros(int64_t count) {
 
 /* ---- Matrix products ---- */
 
-/* Add to c the product of `rows` rows of a and `columns` vectors of each of b's `depth` rows. */
-INLINE void product_of_block(const int rows, const int columns, int64_t depth, const float *a,
-                             int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
-                             float *c, int64_t c_row) {
+/* The product of `rows` rows of a and `columns` vectors of each of b's `depth` rows; c is it, or it
+   is added to c. */
+INLINE void product_of_block(const int rows, const int columns, int adds, int64_t depth,
+                             const float *a, int64_t a_row, int64_t a_depth, const float *b,
+                             int64_t b_depth, float *c, int64_t c_row) {
   vector sums[16][COLUMNS];
 #pragma clang loop unroll(full)
   for (int row = 0; row < rows; row++)
 #pragma clang loop unroll(full)
     for (int column = 0; column < columns; column++)
-      sums[row][column] = load(c + row * c_row + column * WIDTH);
+      sums[row][column] = adds ? load(c + row * c_row + column * WIDTH) : all(0.0f);
   for (int64_t k = 0; k < depth; k++) {
     vector of_b[COLUMNS];
 #pragma clang loop unroll(full)
@@ -63,14 +64,14 @@ INLINE void product_of_block(const int rows, const int columns, int64_t depth, c
       store(c + row * c_row + column * WIDTH, sums[row][column]);
 }
 
-typedef void (*Block)(int64_t, const float *, int64_t, int64_t, const float *, int64_t, float *,
-                      int64_t);
+typedef void (*Block)(int, int64_t, const float *, int64_t, int64_t, const float *, int64_t,
+                      float *, int64_t);
 
 #define BLOCK(rows, columns)                                                                     \
-  static void block_##rows##_##columns(int64_t depth, const float *a, int64_t a_row,             \
+  static void block_##rows##_##columns(int adds, int64_t depth, const float *a, int64_t a_row,   \
                                        int64_t a_depth, const float *b, int64_t b_depth,         \
                                        float *c, int64_t c_row) {                                \
-    product_of_block(rows, columns, depth, a, a_row, a_depth, b, b_depth, c, c_row);             \
+    product_of_block(rows, columns, adds, depth, a, a_row, a_depth, b, b_depth, c, c_row);       \
   }
 #define BLOCKS(most, columns) BLOCK(most, columns) BLOCK(3, columns) BLOCK(1, columns)
 #define NAMES(most, columns) {block_##most##_##columns, block_3_##columns, block_1_##columns}
@@ -89,10 +90,12 @@ int together(int64_t width) {
   return (int)((vectors + times - 1) / times);
 }
 
-void product(int64_t rows, int64_t depth, int64_t width, const float *a, int64_t a_row,
-                    int64_t a_depth, const float *b, int64_t b_row, float *c, int64_t c_row) {
+static void multiply(int adds, int64_t rows, int64_t depth, int64_t width, const float *a,
+                     int64_t a_row, int64_t a_depth, const float *b, int64_t b_row, float *c,
+                     int64_t c_row) {
   int most = together(width);
-  for (int64_t first = 0; first < depth; first += DEPTH) {
+  int64_t first = 0;
+  do { /* once, be there nothing to multiply */
     int64_t deep = smaller(DEPTH, depth - first);
     for (int64_t column = 0; column < width; column += most * WIDTH) {
       int columns = (int)(smaller(most * WIDTH, width - column) / WIDTH);
@@ -104,14 +107,26 @@ void product(int64_t rows, int64_t depth, int64_t width, const float *a, int64_t
       for (int size = 0; size < 3; size++) {
         int step = size == 0 ? ROWS_OF[columns] : size == 1 ? 3 : 1;
         for (; left >= step; left -= step, of_a += step * a_row, of_c += step * c_row)
-          BLOCK_OF[columns][size](deep, of_a, a_row, a_depth, of_b, b_depth, of_c, c_row);
+          BLOCK_OF[columns][size](adds, deep, of_a, a_row, a_depth, of_b, b_depth, of_c, c_row);
       }
     }
-  }
+    adds = 1;
+    first += DEPTH;
+  } while (first < depth);
+}
+
+void product(int64_t rows, int64_t depth, int64_t width, const float *a, int64_t a_row,
+             int64_t a_depth, const float *b, int64_t b_row, float *c, int64_t c_row) {
+  multiply(0, rows, depth, width, a, a_row, a_depth, b, b_row, c, c_row);
+}
+
+void add_product(int64_t rows, int64_t depth, int64_t width, const float *a, int64_t a_row,
+                 int64_t a_depth, const float *b, int64_t b_row, float *c, int64_t c_row) {
+  multiply(1, rows, depth, width, a, a_row, a_depth, b, b_row, c, c_row);
 }
 
 float *pack(const float *b, int64_t depth, int64_t width, int64_t filled, int64_t b_depth,
-                   int64_t b_column) {
+            int64_t b_column) {
   float *found = zeros(depth * filled);
   int64_t most = together(filled) * WIDTH;
   for (int64_t column = 0; column < width; column++) {

@@ -66,7 +66,7 @@ INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 float *numbers(int64_t count);
 float *zeros(int64_t count);
 
-/* Add to c (rows, width) the product of a (rows, depth) and b (depth, width).
+/* The product c (rows, width) of a (rows, depth) and b (depth, width), or what it adds to c.
 
    a's number of a row and a depth is at a[row * a_row + depth * a_depth]. b's columns lie in
    groups, each group's rows one after another, where b_row is PACKED; else b_row is the distance of
@@ -74,6 +74,8 @@ float *zeros(int64_t count);
 #define PACKED 0
 void product(int64_t rows, int64_t depth, int64_t width, const float *a, int64_t a_row,
              int64_t a_depth, const float *b, int64_t b_row, float *c, int64_t c_row);
+void add_product(int64_t rows, int64_t depth, int64_t width, const float *a, int64_t a_row,
+                 int64_t a_depth, const float *b, int64_t b_row, float *c, int64_t c_row);
 
 /* How many vectors of a row of so many numbers make a group. */
 int together(int64_t width);

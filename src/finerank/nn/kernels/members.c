@@ -101,9 +101,9 @@ static void forward_share(void *argument, int64_t share) {
       fill(rows, outputs, bias, to, to_row);
       if (members->relu) {
         opened(members, input, rows, active);
-        product(rows, inputs, filled, active, active_row, 1, weight, PACKED, to, to_row);
+        add_product(rows, inputs, filled, active, active_row, 1, weight, PACKED, to, to_row);
       } else {
-        product(rows, inputs, filled, input, input_row, 1, weight, PACKED, to, to_row);
+        add_product(rows, inputs, filled, input, input_row, 1, weight, PACKED, to, to_row);
       }
       if (to == tile) copy(rows, outputs, tile, filled, output, output_row);
     }
@@ -134,13 +134,13 @@ static void backward_share(void *argument, int64_t share) {
       const float *gradient = task->gradient + at * output_row + member * outputs;
       if (of_weight != NULL) {
         opened(members, input, rows, active);
-        product(outputs, rows, filled, gradient, 1, output_row, active, filled, of_weight, filled);
+        add_product(outputs, rows, filled, gradient, 1, output_row, active, filled, of_weight,
+                    filled);
       }
       if (weight == NULL) continue;
       float *of_input = task->of_input + at * input_row + member * inputs;
       float *to = filled == inputs ? of_input : tile;
       int64_t to_row = filled == inputs ? input_row : filled;
-      fill(rows, filled, NULL, to, to_row);
       product(rows, outputs, filled, gradient, output_row, 1, weight, PACKED, to, to_row);
       if (to == tile) copy(rows, inputs, tile, filled, of_input, input_row);
       if (members->relu) closed(members, input, rows, of_input);

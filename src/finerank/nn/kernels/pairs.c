@@ -255,10 +255,10 @@ static void first_of_share(void *argument, int64_t share) {
         of_matrix = candidate;
       }
       int64_t step = step_of(pairs, candidate, part.start);
-      product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix,
+      add_product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix,
               PACKED, output, width);
     } else {
-      product(part.rows, inputs, width, input, inputs, 1, task->weight, PACKED, output, width);
+      add_product(part.rows, inputs, width, input, inputs, 1, task->weight, PACKED, output, width);
     }
     if (task->statistics != NULL)
       add_statistics(part.rows, width, output, part.start - start,
@@ -323,7 +323,7 @@ static void next_of_share(void *argument, int64_t share) {
     float *output = task->output + pair * width;
     for (int64_t row = 0; row < rows; row++)
       memcpy(output + row * width, task->bias, (size_t)width * 4);
-    product(rows, task->inputs, width, active, filled, 1, task->weight, PACKED, output, width);
+    add_product(rows, task->inputs, width, active, filled, 1, task->weight, PACKED, output, width);
     if (task->statistics != NULL)
       add_statistics(rows, width, output, pair - start, task->statistics + share * 2 * width);
   }
@@ -507,8 +507,7 @@ static void next_gradient_of_share(void *argument, int64_t share) {
       for (int i = 0; i < WIDTH; i++) of_bias[column + i] += sum[i];
     }
     activate(task->before, rows, filled, s, active);
-    product(task->inputs, rows, width, active, 1, filled, g, width, of_weight, width);
-    memset(of_input, 0, (size_t)(rows * filled) * 4);
+    add_product(task->inputs, rows, width, active, 1, filled, g, width, of_weight, width);
     product(rows, task->outputs, filled, g, width, 1, task->weight, PACKED, of_input, filled);
     sum_gradients(task->before, rows, filled, s, of_input, sums);
   }
@@ -551,7 +550,6 @@ static void add_long(const FirstGradient *task, const Part *part, const float *g
   int64_t filled = task->step_filled, candidate = part->candidate;
   int64_t step = step_of(pairs, candidate, part->start);
   const float *h = pairs->values + step * step_dim, *c = pairs->candidate + candidate * dim;
-  memset(of_matrix, 0, (size_t)(step_dim * width) * 4);
   product(step_dim, part->rows, width, h, 1, step_dim, g, width, of_matrix, width);
   float *to_candidate = task->of_candidate + candidate * dim;
   for (int64_t k = 0; k < step_dim; k++) {
@@ -568,7 +566,6 @@ static void add_long(const FirstGradient *task, const Part *part, const float *g
     if (k < dim)
       for (int i = 0; i < WIDTH; i++) to_candidate[k] += sum[i];
   }
-  memset(of_input, 0, (size_t)(part->rows * filled) * 4);
   product(part->rows, task->outputs, filled, g, width, 1, matrix, PACKED, of_input, filled);
   const float *of_sum = task->of_sums + candidate * step_dim;
   for (int64_t row = 0; row < part->rows; row++) {
@@ -592,8 +589,7 @@ static void add_short(const FirstGradient *task, const Part *part, const float *
     int64_t step = step_of(pairs, candidate, pair);
     read_pair(pairs, candidate, step, input + row * inputs);
   }
-  product(inputs, part->rows, width, input, 1, inputs, g, width, of_weight, width);
-  memset(of_input, 0, (size_t)(part->rows * filled) * 4);
+  add_product(inputs, part->rows, width, input, 1, inputs, g, width, of_weight, width);
   product(part->rows, task->outputs, filled, g, width, 1, task->weight, PACKED, of_input, filled);
   candidate = part->candidate;
   for (int64_t row = 0; row < part->rows; row++) {

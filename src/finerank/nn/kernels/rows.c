@@ -5,11 +5,15 @@
 #include "common.h"
 
 #include <math.h>
-#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define AHEAD 16 /* rows: so long before its turn memory is asked for one */
 #define LINE 16  /* numbers that memory gives at once */
+
+/* Before a loop over a row's numbers: a vector at a time, the last one perhaps in part. */
+#define BY_VECTOR                                                                               \
+  _Pragma("clang loop vectorize_width(16) interleave_count(1) vectorize_predicate(enable)")
 
 /* Ask memory for a row of a table. */
 INLINE void ask_for(const float *row, int64_t dim) {
@@ -18,37 +22,43 @@ INLINE void ask_for(const float *row, int64_t dim) {
 
 /* Number the different rows among those asked for, in the order of their first use.
 
-   asked: (count). last_place: (size), with what it was left with before, anything at first.
-   rows: (count), of which the first `different` are found. places: (count), where among them each
-   one is. different: -1 where a row is asked for that is not there. */
-EXPORT void finerank_rows_in_use(int64_t count, const int64_t *asked, int64_t size,
-                                 int32_t *last_place, int64_t *rows, int64_t *places,
-                                 int64_t *different) {
-  int64_t found = 0;
+   asked: (count). rows: (count), of which the first `different` are found. places: (count), where
+   among them each one is. different: -1 where a row is asked for that is not below `size`.
+
+   A table of places is searched from where the row's bits, mixed, point to: what it takes grows
+   with the batch only, and not with the tables. */
+EXPORT void finerank_rows_in_use(int64_t count, const int64_t *asked, int64_t size, int64_t *rows,
+                                 int64_t *places, int64_t *different) {
+  int64_t found = 0, bits = 1;
   *different = -1;
   for (int64_t i = 0; i < count; i++)
     if (asked[i] < 0 || asked[i] >= size) return;
+  while ((int64_t)1 << bits < 2 * count) bits++;
+  size_t slots = (size_t)1 << bits;
+  int32_t *place_at = malloc(slots * sizeof *place_at);
+  if (place_at == NULL) abort();
+  memset(place_at, -1, slots * sizeof *place_at);
   for (int64_t i = 0; i < count; i++) {
     int64_t row = asked[i];
-    if (i + AHEAD < count) __builtin_prefetch(last_place + asked[i + AHEAD], 1);
-    int64_t place = last_place[row];
-    if (place < 0 || place >= found || rows[place] != row) {
-      place = found++;
-      rows[place] = row;
-      last_place[row] = (int32_t)place;
+    size_t slot = (size_t)((uint64_t)row * 0x9E3779B97F4A7C15u >> (64 - bits));
+    while (place_at[slot] >= 0 && rows[place_at[slot]] != row) slot = (slot + 1) & (slots - 1);
+    if (place_at[slot] < 0) {
+      place_at[slot] = (int32_t)found;
+      rows[found++] = row;
     }
-    places[i] = place;
+    places[i] = place_at[slot];
   }
+  free(place_at);
   *different = found;
 }
 
 typedef struct {
   int64_t shares;
   int64_t count, dim;
-  const int64_t *rows;  /* (count), each once */
-  float *mean, *square; /* (all rows, dim): Adam's moments */
-  int32_t *last_use;    /* (all rows): the step of each row's; NULL where rows rest between */
-  int64_t step;         /* steps done, this one among them where it is one */
+  const int64_t *rows; /* (count), each once */
+  float *moments;      /* (all rows, 2, dim): Adam's, mean and square */
+  int32_t *last_use;   /* (all rows): the step of each row's; NULL where rows rest between */
+  int64_t step;        /* steps done, this one among them where it is one */
   double beta_1, beta_2, eps, learning_rate;
 } Rows;
 
@@ -93,15 +103,15 @@ static void catch_up_share(void *argument, int64_t share) {
   for (; i < end; i++) {
     int64_t row = rows->rows[i], later = i + AHEAD < end ? rows->rows[i + AHEAD] : row;
     __builtin_prefetch(rows->last_use + later);
-    ask_for(rows->mean + later * dim, dim);
-    ask_for(rows->square + later * dim, dim);
+    ask_for(rows->moments + later * 2 * dim, 2 * dim);
     int32_t last = rows->last_use[row];
     if (last == 0) continue; /* it has no moments */
-    float *vector_of = task->vectors + i * dim;
-    const float *mean = rows->mean + row * dim, *square = rows->square + row * dim;
+    float *restrict vector_of = task->vectors + i * dim;
+    const float *restrict mean = rows->moments + row * 2 * dim, *restrict square = mean + dim;
     double moves = fmax(task->moves[last], 1e-30);
     float eps = (float)fmax(task->of_eps[last] / moves * rows->eps, 1e-30);
     float rate = (float)(rows->learning_rate * task->moves[last]);
+    BY_VECTOR
     for (int64_t k = 0; k < dim; k++) vector_of[k] -= rate * mean[k] / (sqrtf(square[k]) + eps);
   }
 }
@@ -117,8 +127,7 @@ static void step_share(void *argument, int64_t share) {
   float rate = (float)(rows->learning_rate / (1 - pow(rows->beta_1, (double)rows->step)));
   for (; i < end; i++) {
     int64_t row = rows->rows[i], later = i + AHEAD < end ? rows->rows[i + AHEAD] : row;
-    ask_for(rows->mean + later * dim, dim);
-    ask_for(rows->square + later * dim, dim);
+    ask_for(rows->moments + later * 2 * dim, 2 * dim);
     ask_for(task->weight + later * dim, dim);
     float faded_1 = 1, faded_2 = 1; /* in the steps before this one that did not use the row */
     if (rows->last_use != NULL) {
@@ -127,9 +136,11 @@ static void step_share(void *argument, int64_t share) {
       faded_2 = (float)pow(rows->beta_2, rested);
       rows->last_use[row] = (int32_t)rows->step;
     }
-    const float *vector_of = task->vectors + i * dim, *gradient = task->gradient + i * dim;
-    float *mean = rows->mean + row * dim, *square = rows->square + row * dim;
-    float *weight = task->weight + row * dim;
+    const float *restrict vector_of = task->vectors + i * dim;
+    const float *restrict gradient = task->gradient + i * dim;
+    float *restrict mean = rows->moments + row * 2 * dim, *restrict square = mean + dim;
+    float *restrict weight = task->weight + row * dim;
+    BY_VECTOR
     for (int64_t k = 0; k < dim; k++) {
       float g = gradient[k], m = mean[k] * faded_1, v = square[k] * faded_2;
       m += rest_1 * (g - m);

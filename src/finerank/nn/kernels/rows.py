@@ -9,6 +9,6 @@ class RowsOf(ctypes.Structure):
 
     _fields_ = (
         ("shares", c_int64), ("count", c_int64), ("dim", c_int64), ("rows", c_void_p),
-        ("mean", c_void_p), ("square", c_void_p), ("last_use", c_void_p), ("step", c_int64),
+        ("moments", c_void_p), ("last_use", c_void_p), ("step", c_int64),
         ("beta_1", c_double), ("beta_2", c_double), ("eps", c_double), ("learning_rate", c_double),
     )  # fmt: skip
