@@ -54,7 +54,7 @@ def always(monkeypatch):
 @pytest.mark.parametrize("rows", [1, 7, 230])
 @pytest.mark.parametrize(
     ("members", "inputs", "outputs"),
-    [(1, 16, 48), (3, 64, 16), (2, 80, 96), (1, 20, 37), (2, 33, 5)],
+    [(1, 16, 48), (3, 64, 16), (2, 80, 96), (1, 20, 37), (2, 33, 5), (1, 150, 300)],
 )
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("relu", [True, False])

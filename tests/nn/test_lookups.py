@@ -14,13 +14,13 @@ pytestmark = pytest.mark.skipif(
 
 def test_which_columns_repeat_themselves():
     # at most three of the four rows may differ, so the second column is left out
-    places = torch.tensor([[4, 0, 6], [2, 1, 6], [4, 2, 6], [2, 3, 5]])
-    found = find_repeated(torch.zeros(7, 2), places.T)
-    assert found.columns.tolist() == [0, 2]
-    assert found.rows.tolist() == [4, 2, 6, 5]
-    assert found.first.tolist() == [0, 2, 4]
-    assert found.first_vector.tolist() == [0, 2]
-    assert found.places.tolist() == [[0, 2], [1, 2], [0, 2], [1, 3]]
+    places = torch.tensor([[4, 2, 4, 2], [0, 1, 2, 3], [6, 6, 6, 5], [1, 3, 1, 2]])
+    found = find_repeated(torch.zeros(7, 2), places)
+    assert found.columns.tolist() == [0, 2, 3]
+    assert found.rows.tolist() == [4, 2, 6, 5, 1, 3, 2]
+    assert found.first.tolist() == [0, 2, 4, 7]
+    assert found.first_vector.tolist() == [0, 2, 4]
+    assert found.places.tolist() == [[0, 2, 4], [1, 2, 5], [0, 2, 4], [1, 3, 6]]
 
 
 def in_turn(*columns):

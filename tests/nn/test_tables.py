@@ -128,6 +128,17 @@ def test_rows_are_numbered_wherever_they_lie(size, count, step):
     assert torch.equal(found[places], asked)
 
 
+@pytest.mark.skipif(not library.is_there(), reason="no functions are compiled for this machine")
+def test_few_rows_are_numbered_wherever_they_lie():
+    """Of any two some are looked for in the same place, and in the last there is."""
+    different = torch.empty(1, dtype=torch.int64)
+    for first in range(0, 2**20, 977):
+        asked = torch.tensor([first, first + 5, first])
+        rows, places = torch.empty_like(asked), torch.empty_like(asked)
+        library.call("rows_in_use", 3, asked, 2**21, rows, places, different)
+        assert (int(different), places.tolist()) == (2, [0, 1, 0])
+
+
 @pytest.mark.parametrize("wrong", [-1, 9])
 def test_rows_that_are_not_there_are_refused(tables, wrong):
     tables.sparse = True
