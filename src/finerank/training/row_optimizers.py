@@ -113,7 +113,9 @@ class LazyAdam(RowOptimizer):
             super()._step(index, tables, in_use)
             return
         gradient = in_use.gradient().contiguous()
-        library.call("adam_step", self._rows_of(index, rows), vectors, gradient, tables.weight)
+        left, of_rows = self._left(), self._rows_of(index, rows)
+        steps = 0 if left is None else left.shape[1]
+        library.call("adam_step", of_rows, left, steps, vectors, gradient, tables.weight)
 
     def _rows_of(self, index: int, rows: Tensor) -> RowsOf:
         """The argument of the compiled functions; it points into the tensors."""
@@ -126,6 +128,10 @@ class LazyAdam(RowOptimizer):
 
     def _last_use_of(self, index: int) -> Tensor | None:  # noqa: ARG002
         """The step of each row's last use ``(V,)``, where that counts."""
+        return None
+
+    def _left(self) -> Tensor | None:
+        """What is left of m and of v after some steps without their row ``(2, steps)``, likewise."""
         return None
 
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
@@ -182,6 +188,8 @@ class DeferredAdam(LazyAdam):
         # M and M' by the step of the last use
         self._moves = torch.zeros(2, 1024, dtype=torch.float64, device=device)
         beta_1, beta_2 = self.betas
+        self._each_beta = torch.tensor([[beta_1], [beta_2]], dtype=torch.float64, device=device)
+        self._powers = self._each_beta ** torch.arange(1024, device=device)
         back = torch.arange(self._latest, 0, -1, dtype=torch.float64, device=device)
         self._shares = torch.stack([(beta_1 / beta_2**0.5) ** back, (beta_1 / beta_2) ** back])
 
@@ -191,6 +199,8 @@ class DeferredAdam(LazyAdam):
         now, (beta_1, beta_2) = self._steps, self.betas
         if now >= self._moves.shape[1]:
             self._moves = torch.cat([self._moves, torch.zeros_like(self._moves)], dim=1)
+            on = self._each_beta ** self._powers.shape[1]
+            self._powers = torch.cat([self._powers, self._powers * on], dim=1)
         first = max(0, now - self._latest)
         shares = self._shares[:, self._latest - (now - first) :]
         root, unbiased = (1 - beta_2**now) ** 0.5, 1 - beta_1**now
@@ -232,6 +242,9 @@ class DeferredAdam(LazyAdam):
     def _last_use_of(self, index: int) -> Tensor | None:
         return self._last_use[index]
 
+    def _left(self) -> Tensor | None:
+        return self._powers
+
     def _moved_on(self, index: int, rows: Tensor, vectors: Tensor) -> Tensor:
         """Move the vectors of rows on, in place; their moments by now, as a copy."""
         moments = super()._moments_before(index, rows)
@@ -241,11 +254,8 @@ class DeferredAdam(LazyAdam):
         # a row that was never in use has no moments: 0 / 1e-30 leaves it where it is
         of_eps = (of_eps / moves.clamp(min=1e-30)).mul_(self.eps).clamp_(min=1e-30)
         vectors.addcdiv_(mean * moves, square.sqrt().add_(of_eps), value=-self.learning_rate)
-        steps = (self._steps - last).to(vectors.dtype).unsqueeze(1)
-        beta_1, beta_2 = self.betas
-        mean.mul_(beta_1**steps)
-        square.mul_(beta_2**steps)
-        return moments
+        left = self._powers.index_select(1, self._steps - last).to(vectors.dtype)
+        return moments.mul_(left.T.unsqueeze(2))
 
 
 class RowwiseAdagrad(RowOptimizer):

@@ -64,10 +64,11 @@ typedef struct {
 
 typedef struct {
   const Rows *rows;
-  const double *moves, *of_eps; /* by the step of the last use */
-  float *vectors;               /* (count, dim) */
-  const float *gradient;        /* (count, dim) */
-  float *weight;                /* (all rows, dim) */
+  const double *moves, *of_eps;  /* by the step of the last use */
+  const double *left_1, *left_2; /* of the moments, by the steps since */
+  float *vectors;                /* (count, dim) */
+  const float *gradient;         /* (count, dim) */
+  float *weight;                 /* (all rows, dim) */
 } Task;
 
 typedef struct {
@@ -131,9 +132,9 @@ static void step_share(void *argument, int64_t share) {
     ask_for(task->weight + later * dim, dim);
     float faded_1 = 1, faded_2 = 1; /* in the steps before this one that did not use the row */
     if (rows->last_use != NULL) {
-      double rested = (double)(rows->step - 1 - rows->last_use[row]);
-      faded_1 = (float)pow(rows->beta_1, rested);
-      faded_2 = (float)pow(rows->beta_2, rested);
+      int64_t rested = rows->step - 1 - rows->last_use[row];
+      faded_1 = (float)task->left_1[rested];
+      faded_2 = (float)task->left_2[rested];
       rows->last_use[row] = (int32_t)rows->step;
     }
     const float *restrict vector_of = task->vectors + i * dim;
@@ -155,13 +156,15 @@ static void step_share(void *argument, int64_t share) {
 /* Change the vectors (count, dim) of rows to what they are by now; moves: (2, steps). */
 EXPORT void finerank_catch_up(const Rows *rows, const double *moves, int64_t steps,
                               float *vectors) {
-  Task task = {rows, moves, moves + steps, vectors, NULL, NULL};
+  Task task = {rows, moves, moves + steps, NULL, NULL, vectors, NULL, NULL};
   run(catch_up_share, &task, rows->shares);
 }
 
-/* Adam's step of rows, from their vectors as of now and the gradient of these (count, dim). */
-EXPORT void finerank_adam_step(const Rows *rows, float *vectors, const float *gradient,
-                               float *weight) {
-  Task task = {rows, NULL, NULL, vectors, gradient, weight};
+/* Adam's step of rows, from their vectors as of now and the gradient of these (count, dim). left:
+   (2, steps), of a moment after so many steps without the row; NULL where rows rest between. */
+EXPORT void finerank_adam_step(const Rows *rows, const double *left, int64_t steps, float *vectors,
+                               const float *gradient, float *weight) {
+  const double *left_2 = left == NULL ? NULL : left + steps;
+  Task task = {rows, NULL, NULL, left, left_2, vectors, gradient, weight};
   run(step_share, &task, rows->shares);
 }
