@@ -131,7 +131,7 @@ class LazyAdam(RowOptimizer):
         return None
 
     def _left(self) -> Tensor | None:
-        """What is left of m and of v after some steps without their row ``(2, steps)``, likewise."""
+        """What is left of m and v after some steps without their row ``(2, steps)``, likewise."""
         return None
 
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
