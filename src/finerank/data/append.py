@@ -41,6 +41,7 @@ from finerank.data.thinning import shares_kept
 from finerank.data.usable import rows_to_fit_on, usable_rows
 from finerank.errors import FinerankError
 from finerank.folders import written_whole
+from finerank.garbage import old_objects_left_alone
 from finerank.progress import Progress, silent
 from finerank.settings import SPLITS
 
@@ -86,7 +87,7 @@ def append(
     started, old, out = time.perf_counter(), Dataset(prepared), Path(out)
     logs = [str(Path(each).resolve()) for each in ([log] if isinstance(log, str | Path) else log)]
     recipe = recipe_of_new_rows(old, logs, users, items, split)
-    with written_whole(out, marker=MANIFEST) as folder:
+    with old_objects_left_alone(), written_whole(out, marker=MANIFEST) as folder:
         with open_engine(folder / "engine", memory) as engine:
             manifest = _Appending(old, recipe, logs, engine, folder, progress).run()
         manifest["seconds"] = round(time.perf_counter() - started, 3)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from finerank.data.entities import Entities
     from finerank.data.example_writer import ExampleWriter
     from finerank.data.negatives import Negatives
-    from finerank.data.schema import Home, Schema
+    from finerank.data.schema import History, Home, Schema
     from finerank.data.tables import RawTables
     from finerank.data.usable import Usable
     from finerank.progress import Progress
@@ -89,7 +89,8 @@ def write_examples(
     keys = ["user", "time", *context, *list_columns(tables.recipe), "item"]
     with progress("building requests", sum(usable.sizes.values())) as advance:
         for index, split in enumerate(SPLITS):
-            part = rows.filter(rows.split == index).drop("split")
+            part = rows.filter(rows.split == index)
+            part = part.drop("split", *(f"enters.{h.name}" for h in schema.event_histories))
             for piece in in_order(engine, part, keys):
                 writer.add_examples(split, piece)
                 if {"user", "item", "time"} <= {*rows.columns}:
@@ -98,6 +99,14 @@ def write_examples(
             writer.end_examples(split)
         writer.end_lists()
     return repeats
+
+
+def entering(rows: ibis.Table, history: History, schema: Schema) -> ibis.Table:
+    """The rows that enter a history, and of them what its store takes."""
+    features = [f for f in map(schema.feature, history.features) if f.home == "log"]
+    names = ["user", "time", "item", *(f"feature.{f.name}" for f in features)]
+    rows = rows.filter(rows[f"enters.{history.name}"])
+    return rows.select(*(name for name in names if name in rows.columns))
 
 
 def in_order(engine: Engine, rows: ibis.Table, keys: list[str]) -> Iterator[pa.RecordBatch]:

@@ -14,10 +14,9 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from finerank.data.assembly import in_order
+from finerank.data.assembly import entering, in_order
 from finerank.data.events import EventStore
 from finerank.data.example_writer import ExampleWriter
-from finerank.data.list_columns import list_columns
 from finerank.data.list_writer import ListWriter
 from finerank.data.storage import ColumnWriter, read_batch, write_columns
 
@@ -63,15 +62,14 @@ def grown_events(
     keys = encoder.users
     assert keys is not None
     places = ibis.memtable(pa.table({"user_key": keys.values, "user_row": np.arange(1, len(keys))}))
-    rows = rows.drop(*list_columns(recipe))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         new, lists = Path(scratch), ListWriter(Path(scratch), recipe, encoder)
         with contextlib.closing(
             ExampleWriter(new, schema, encoder, entities, lists=lists)
         ) as writer:
             for history in schema.event_histories:
-                entering = rows.filter(rows[f"enters.{history.name}"])
-                placed = entering.join(places, entering.user == places.user_key)
+                events = entering(rows, history, schema)
+                placed = events.join(places, events.user == places.user_key)
                 count = 0
                 for piece in in_order(engine, placed, ["user_row", "time", "item"]):
                     writer.add_events(history, piece)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finerank.data.assembly import (
     doubts,
     encode_entities,
+    entering,
     in_order,
     kept_entities,
     log_features,
@@ -20,7 +21,6 @@ from finerank.data.encoding import save_encodings
 from finerank.data.entity_writer import check_keys
 from finerank.data.example_writer import ExampleWriter
 from finerank.data.fitting import Fitting
-from finerank.data.list_columns import list_columns
 from finerank.data.list_writer import ListWriter
 from finerank.data.negatives import fit_negatives
 from finerank.data.row_encoder import RowEncoder
@@ -89,11 +89,10 @@ class Preparation:
         return {"schema": schema.to_json(), "report": report}
 
     def _write_events(self, writer: ExampleWriter, schema: Schema, rows: ibis.Table) -> None:
-        lists = list_columns(self.recipe)
         with self.progress("ordering histories", None) as advance:
             for history in schema.event_histories:
-                entering = rows.filter(rows[f"enters.{history.name}"]).drop(*lists)
-                for piece in in_order(self.engine, entering, ["user", "time", "item"]):
+                events = entering(rows, history, schema)
+                for piece in in_order(self.engine, events, ["user", "time", "item"]):
                     writer.add_events(history, piece)
                     advance(piece.num_rows)
                 writer.end_events(history)

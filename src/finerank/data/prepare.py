@@ -17,6 +17,7 @@ from finerank.data.manifest import (
 )
 from finerank.errors import FinerankError
 from finerank.folders import written_whole
+from finerank.garbage import old_objects_left_alone
 from finerank.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def prepare(
     from finerank.data.preparation import Preparation  # noqa: PLC0415
 
     started = time.perf_counter()
-    with written_whole(out, marker=MANIFEST) as folder:
+    with old_objects_left_alone(), written_whole(out, marker=MANIFEST) as folder:
         with open_engine(folder / "engine", memory, engine, spark_master) as opened:
             manifest = Preparation(recipe, opened, folder, progress).run()
         if identity_of(recipe) != identity:

@@ -82,6 +82,7 @@ def usable_rows(tables: RawTables, engine: Engine, log_features: Sequence[str]) 
         raise FinerankError("log", expected=expected, found=f"none: {dropped}")
     others = recipe.event_histories or recipe.has_event_tasks or recipe.samples_negatives
     rows = rows.mutate(no_example=seen)
+    rows = rows.drop("example") if "example" in rows.columns else rows
     rows = rows.drop_null(needed, how="any") if others and needed else rows.filter(~rows.no_example)
     rows = engine.keep("rows", with_split(rows, recipe, engine))
     if recipe.has_event_tasks:

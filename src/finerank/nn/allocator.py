@@ -1,4 +1,4 @@
-"""Memory that a step frees is kept for the next one, and lies apart from what stays."""
+"""Memory that a step frees is kept for the next one; what stays lies apart, in large pages."""
 
 import contextlib
 import ctypes

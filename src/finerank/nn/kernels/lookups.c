@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOGETHER 4     /* vectors of the output that are worked on together */
+#define TOGETHER 4       /* vectors of the output that are worked on together */
 #define CACHED (1 << 17) /* numbers that stay in a cache of one core */
 
 typedef struct {
@@ -241,8 +241,8 @@ static void of_column(const Task *task, int64_t column, int64_t output, int64_t 
   int64_t different = lookups->first[column + 1] - lookups->first[column];
   int64_t first = lookups->first_vector[column], valid = smaller(outputs, lookups->width - output);
   int64_t begin = output * row + lookups->weight_column[column];
-  product(dim, different, outputs, lookups->vectors + first * dim, 1, dim, mapped, outputs, weights,
-          outputs);
+  const float *vectors = lookups->vectors + first * dim;
+  product(dim, different, outputs, vectors, 1, dim, mapped, outputs, weights, outputs);
   for (int64_t i = 0; i < valid; i++)
     for (int64_t k = 0; k < dim; k++)
       task->of_weight[begin + i * row + k] = weights[k * outputs + i];

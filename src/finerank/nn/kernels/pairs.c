@@ -255,8 +255,8 @@ static void first_of_share(void *argument, int64_t share) {
         of_matrix = candidate;
       }
       int64_t step = step_of(pairs, candidate, part.start);
-      add_product(part.rows, step_dim, width, pairs->values + step * step_dim, step_dim, 1, matrix,
-              PACKED, output, width);
+      const float *h = pairs->values + step * step_dim;
+      add_product(part.rows, step_dim, width, h, step_dim, 1, matrix, PACKED, output, width);
     } else {
       add_product(part.rows, inputs, width, input, inputs, 1, task->weight, PACKED, output, width);
     }
