@@ -11,10 +11,6 @@
 #define AHEAD 16 /* rows: so long before its turn memory is asked for one */
 #define LINE 16  /* numbers that memory gives at once */
 
-/* Before a loop over a row's numbers: a vector at a time, the last one perhaps in part. */
-#define BY_VECTOR                                                                               \
-  _Pragma("clang loop vectorize_width(16) interleave_count(1) vectorize_predicate(enable)")
-
 /* Ask memory for a row of a table. */
 INLINE void ask_for(const float *row, int64_t dim) {
   for (int64_t k = 0; k < dim; k += LINE) __builtin_prefetch(row + k, 1);
@@ -112,7 +108,6 @@ static void catch_up_share(void *argument, int64_t share) {
     double moves = fmax(task->moves[last], 1e-30);
     float eps = (float)fmax(task->of_eps[last] / moves * rows->eps, 1e-30);
     float rate = (float)(rows->learning_rate * task->moves[last]);
-    BY_VECTOR
     for (int64_t k = 0; k < dim; k++) vector_of[k] -= rate * mean[k] / (sqrtf(square[k]) + eps);
   }
 }
@@ -141,7 +136,6 @@ static void step_share(void *argument, int64_t share) {
     const float *restrict gradient = task->gradient + i * dim;
     float *restrict mean = rows->moments + row * 2 * dim, *restrict square = mean + dim;
     float *restrict weight = task->weight + row * dim;
-    BY_VECTOR
     for (int64_t k = 0; k < dim; k++) {
       float g = gradient[k], m = mean[k] * faded_1, v = square[k] * faded_2;
       m += rest_1 * (g - m);
