@@ -146,7 +146,7 @@ SCALING = (
     ),
     *(
         replace(_flat("dnn", ids, label), name=f"scaling-{label}-ids", letter="scaling",
-                measures=("end to end",), libraries=("finerank",),
+                measures=("end to end",), libraries=("finerank",), most_rounds=3,
                 about=f"DNN as in (d), {label} ids")
         for label, ids in _SCALING_IDS.items()
     ),

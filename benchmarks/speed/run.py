@@ -5,8 +5,9 @@ python benchmarks/speed/run.py [CASE ...] [--rounds 3] [--only finerank fuxictr]
 A CASE is a name or a letter of `cases.py`: a to g, or scaling; all but scaling where none is named.
 Each measurement is a process of its own. A round measures every library once, one after another, so
 that what else the machine does meets all of them; of the other libraries, later rounds measure the
-two that were fastest in the first. Results of other cases stay as they are. With a scale, which is
-for trying things out, the page goes to the work folder.
+two that were fastest in the first. The cases of the scaling, which are compared with each other,
+take their rounds in turn. Results of other cases stay as they are. With a scale, which is for
+trying things out, the page goes to the work folder.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cases import ALL, LIBRARIES, OURS, PEERS, Case, chosen
+from cases import ALL, LIBRARIES, OURS, PEERS, SCALING, Case, chosen
 from measure import cpu_name
 from page import write
 
@@ -67,10 +69,13 @@ def run(given: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / ("results.json" if given.device == "cpu" else f"results-{given.device}.json")
     kept = json.loads(file.read_text())["measurements"] if file.exists() else []
-    for case in cases:
-        renewed = {(case.name, library) for library in (*given.only, "floor")}
+    for _, group in groupby(cases, key=lambda case: case.letter if case in SCALING else case.name):
+        together = list(group)
+        names = {case.name for case in together}
+        renewed = {(name, library) for name in names for library in (*given.only, "floor")}
         kept = [each for each in kept if (each["case"], each["library"]) not in renewed]
-        kept += measurements(case, given)
+        for rounds in zip_longest(*(rounds_of(case, given) for case in together), fillvalue=[]):
+            kept += chain(*rounds)
         results = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "cpu": cpu_name(),
@@ -83,8 +88,8 @@ def run(given: argparse.Namespace) -> None:
         write(results, file)
 
 
-def measurements(case: Case, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What each library takes, in each round."""
+def rounds_of(case: Case, given: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """What each library takes, round by round."""
     todo = [
         (library, measure)
         for measure in case.measures
@@ -95,6 +100,7 @@ def measurements(case: Case, given: argparse.Namespace) -> Iterator[dict[str, An
         todo.append(("floor", "step"))
     rates: dict[tuple[str, str], float] = {}
     for round_ in range(min(given.rounds, case.most_rounds)):
+        results = []
         for library, measure in list(todo):
             started = time.perf_counter()
             result = one(case, library, measure, given)
@@ -106,7 +112,8 @@ def measurements(case: Case, given: argparse.Namespace) -> Iterator[dict[str, An
             measuring = result.get("seconds", 0) + result.get("startup_s", 0)
             if measuring > SLOW_S or "error" in result:
                 todo.remove((library, measure))
-            yield result
+            results.append(result)
+        yield results
         if round_ == 0:
             todo = worth_repeating(todo, rates)
 
