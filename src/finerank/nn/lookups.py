@@ -21,7 +21,7 @@ from finerank.nn.kernels import library
 from finerank.nn.kernels.lookups import LookupsOf
 from finerank.nn.short import short_dtype
 
-_ROWS_OF_AN_ID = 1.33  # on average, from which it pays
+_ROWS_OF_AN_ID = 1.1  # on average, from which it pays
 _MOST = 2**14  # ids of all columns together, so that what is looked up stays in a cache
 _ROWS_OF_A_PLACE = 8  # of the tables, at most: where scores are computed they stand there whole
 _ROWS_OF_A_USED_ONE = 2  # in use, at most: so long it is cheaper not to copy those that are used
