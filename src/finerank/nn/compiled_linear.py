@@ -135,7 +135,7 @@ def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
     work = _work(y, x.shape[1], None, relu=False)  # that of a weight's gradient, y's map to x
     output = x.new_empty(work.shares, x.shape[1], y.shape[2])
     library.call("members_backward", work, x, None, output)
-    return output.sum(dim=0)
+    return library.added_up(output)
 
 
 class _Linear(torch.autograd.Function):
@@ -168,7 +168,7 @@ class _Linear(torch.autograd.Function):
         library.call("members_backward", work, gradient, of_x, of_weight)
         return (
             None if of_x is None else of_x.to(ctx.dtype),
-            None if of_weight is None else of_weight.sum(dim=0),
+            None if of_weight is None else library.added_up(of_weight),
             gradient.sum(dim=0) if ctx.has_bias else None,
             None,
         )

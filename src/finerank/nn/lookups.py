@@ -152,7 +152,8 @@ class _Mapped(torch.autograd.Function):
         of_base = None
         if ctx.base_dtype is not None:
             of_base = (gradient if ctx.by_row else gradient.sum(dim=0)).to(ctx.base_dtype)
-        return of_vectors.sum(dim=0)[:, : vectors.shape[1]], of_weight, of_base, None, None
+        of_vectors = library.added_up(of_vectors)[:, : vectors.shape[1]]
+        return of_vectors, of_weight, of_base, None, None
 
 
 def _work(repeated: Repeated, vectors: Tensor, weight: Tensor, first_weight: Tensor) -> LookupsOf:

@@ -46,6 +46,18 @@ def shares_of(rows: int, *, fewest: int) -> int:
     return max(1, min(torch.get_num_threads(), rows // fewest))
 
 
+def added_up(shares: Tensor) -> Tensor:
+    """The sum of what several shares gave, in the memory of the first.
+
+    Args:
+        shares: ``(shares, ...)``; changed in place.
+    """
+    first, *others = shares.unbind(0)
+    for each in others:
+        first.add_(each)
+    return first
+
+
 def not_there(rows: Tensor, size: int) -> IndexError:
     """What to raise where a function found that not all rows are of a table of so many."""
     found = f"{int(rows.min())} to {int(rows.max())}"
