@@ -184,7 +184,7 @@ def test_wide_experts_are_compiled(monkeypatch):
     monkeypatch.setattr(library, "call", lambda *given: calls.append(given[0]) or call(*given))
     wide = {"embedding_dim": 8, "num_experts": 4, "expert_units": [32, 16], "tower_units": [16]}
     monkeypatch.setitem(OPTIONS, "mmoe", wide)
-    check(work_of("mmoe", size=100), Work(114, 0.84, 0.27, 553))
+    check(work_of("mmoe", size=100), Work(114, 0.652, 0.221, 553))
     maps = ["lookups_forward", "lookups_backward", "members_forward", "members_backward"]
     mixture = ["mixture_forward", "mixture_backward"]
     assert sorted(calls) == sorted(2 * [*ROWS, "different", *maps, *maps, *mixture])
