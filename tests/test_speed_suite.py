@@ -237,3 +237,26 @@ def test_later_rounds_repeat_the_two_fastest_others_of_each_measure(suite):
         ("fuxictr", "end to end"),
         ("deepctr", "end to end"),
     ]
+
+
+def test_cases_that_are_compared_take_their_rounds_in_turn(suite, tmp_path, monkeypatch):
+    run, done = suite("run"), []
+
+    def one(case, library, measure, given):
+        done.append((case.name, library))
+        result = {"case": case.name, "library": library, "measure": measure}
+        return result | {"samples_per_s": 1.0}
+
+    monkeypatch.setattr(run, "one", one)
+    monkeypatch.setattr(run, "write", lambda results, file: None)
+    names = ["scaling-10k-ids", "scaling-10M-ids"]
+    run.run(run.parser().parse_args([*names, "--rounds", "3", "--out", str(tmp_path)]))
+    assert done == 3 * [(name, "finerank") for name in names]
+    kept = json.loads((tmp_path / "results.json").read_text())["measurements"]
+    assert [(each["round"], each["case"]) for each in kept] == [
+        (round_, name) for round_ in range(3) for name in names
+    ]
+    done.clear()
+    run.run(run.parser().parse_args(["a", "b", "--only", "finerank", "--out", str(tmp_path)]))
+    assert list(dict.fromkeys(name for name, _ in done)) == ["din-tailed", "din-full"]
+    assert [name for name, _ in done] == sorted((name for name, _ in done), reverse=True)

@@ -103,8 +103,8 @@ def write_examples(
 
 def entering(rows: ibis.Table, history: History, schema: Schema) -> ibis.Table:
     """The rows that enter a history, and of them what its store takes."""
-    features = [f for f in map(schema.feature, history.features) if f.home == "log"]
-    names = ["user", "time", "item", *(f"feature.{f.name}" for f in features)]
+    own = (f"feature.{f.name}" for f in schema.event_features(history))
+    names = ["user", "time", "item", *own]
     rows = rows.filter(rows[f"enters.{history.name}"])
     return rows.select(*(name for name in names if name in rows.columns))
 

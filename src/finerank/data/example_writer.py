@@ -68,7 +68,7 @@ class ExampleWriter:
         """Add events, in order of user and time."""
         if not piece.num_rows:
             return
-        features = [f for f in map(self.schema.feature, history.features) if f.home == "log"]
+        features = self.schema.event_features(history)
         rows = self.encoder.encode(piece, [f.name for f in features])
         assert rows.user is not None
         assert rows.time is not None

@@ -68,6 +68,10 @@ class Schema:
         """The feature of that name."""
         return next(feature for feature in self.features if feature.name == name)
 
+    def event_features(self, history: History) -> list[Feature]:
+        """Those of a history's steps that the log holds, of each event its own."""
+        return [f for f in map(self.feature, history.features) if f.home == "log"]
+
     @property
     def request_features(self) -> tuple[Feature, ...]:
         """Those of the user and of the moment."""

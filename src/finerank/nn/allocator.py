@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,9 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _of_numpy(make: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:  # noqa: ANN401
-    return torch.from_numpy(make(shape, dtype=torch.empty(0, dtype=dtype).numpy().dtype))
+    count = math.prod(shape)
+    room = make(max(1, count) * dtype.itemsize, dtype=np.uint8)  # it knows not all dtypes
+    return torch.from_numpy(room).view(dtype)[:count].view(shape)
 
 
 def _set(parameter: int, size: int) -> None:

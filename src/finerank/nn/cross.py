@@ -95,7 +95,7 @@ class _Crossed(torch.autograd.Function):
         of_weight = x.new_empty(work.shares, *weight.shape)
         of_shift = x.new_empty(work.shares, len(weight))
         library.call("cross_backward", work, products, gradient, of_x, of_weight, of_shift)
-        return of_x, of_weight.sum(dim=0), of_shift.sum(dim=0), gradient.sum(dim=0)
+        return of_x, library.added_up(of_weight), library.added_up(of_shift), gradient.sum(dim=0)
 
 
 def _work(x: Tensor, weight: Tensor, of_constant: Tensor) -> CrossOf:

@@ -321,7 +321,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
         "last_gradient", work.pairs, gates[-1].argument(), outputs[-1], layers[-1].width,
         last_weight, gradient, sums,
     )  # fmt: skip
-    of_slopes, *of_normal, of_weight = sums.sum(dim=0)
+    of_slopes, *of_normal, of_weight = library.added_up(sums)
     found: list[Tensor | None] = [  # from the last layer to the first
         None,
         None if last.bias is None else gradient.sum().view(1),
@@ -340,8 +340,9 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
             upstream, outputs[place], inputs, layer.weight, layer.inputs, inputs.shape[1],
             layer.outputs, layer.width, of_weights, of_inputs, of_bias, sums,
         )  # fmt: skip
-        found += _found(layer, of_slopes, of_bias.sum(dim=0), of_weights.sum(dim=0).t())
-        of_slopes, *of_normal = sums.sum(dim=0)
+        of_bias, of_weights = map(library.added_up, (of_bias, of_weights))
+        found += _found(layer, of_slopes, of_bias, of_weights.t())
+        of_slopes, *of_normal = library.added_up(sums)
         upstream = Upstream(None, None, library.address(of_inputs))
         held.append(of_inputs)
     layer, dim = layers[0], candidate.shape[1]
@@ -364,7 +365,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
         by_step = by_step[:, : layer.outputs].contiguous()
         of_values += product(by_step, columns.of_step.t())
         of_weight.append(product_of_rows(by_step, values))
-    of_weight.append(of_pair.sum(dim=0)[:, : layer.outputs].t())
+    of_weight.append(library.added_up(of_pair)[:, : layer.outputs].t())
     found += _found(layer, of_slopes, by_candidate.sum(dim=0), torch.cat(of_weight, dim=1))
     return of_candidate, of_values, None, None, None, *reversed(found)
 

@@ -146,7 +146,7 @@ class LazyAdam(RowOptimizer):
         vectors.addcdiv_(mean, scale, value=-self.learning_rate / unbiased_1)
 
     def _moments_before(self, index: int, rows: Tensor) -> Tensor:
-        """Those of the rows in use before this step ``(U, 2, D)``, as a copy."""
+        """The moments of the rows in use before this step ``(U, 2, D)``, as a copy."""
         return self._moments[index].index_select(0, rows)
 
 
@@ -188,8 +188,8 @@ class DeferredAdam(LazyAdam):
         # M and M' by the step of the last use
         self._moves = torch.zeros(2, 1024, dtype=torch.float64, device=device)
         beta_1, beta_2 = self.betas
-        self._each_beta = torch.tensor([[beta_1], [beta_2]], dtype=torch.float64, device=device)
-        self._powers = self._each_beta ** torch.arange(1024, device=device)
+        betas = torch.tensor([[beta_1], [beta_2]], dtype=torch.float64, device=device)
+        self._powers = betas ** torch.arange(1024, device=device)  # by the steps since
         back = torch.arange(self._latest, 0, -1, dtype=torch.float64, device=device)
         self._shares = torch.stack([(beta_1 / beta_2**0.5) ** back, (beta_1 / beta_2) ** back])
 
@@ -199,7 +199,7 @@ class DeferredAdam(LazyAdam):
         now, (beta_1, beta_2) = self._steps, self.betas
         if now >= self._moves.shape[1]:
             self._moves = torch.cat([self._moves, torch.zeros_like(self._moves)], dim=1)
-            on = self._each_beta ** self._powers.shape[1]
+            on = self._powers[:, -1:] * self._powers[:, 1:2]
             self._powers = torch.cat([self._powers, self._powers * on], dim=1)
         first = max(0, now - self._latest)
         shares = self._shares[:, self._latest - (now - first) :]
