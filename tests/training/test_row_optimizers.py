@@ -124,6 +124,23 @@ def test_deferred_adam_is_adam_over_thousands_of_steps():
     assert apart < 1e-8
 
 
+def test_deferred_adam_is_adam_where_a_row_rests_for_more_steps_than_there_was_room_for():
+    tables = EmbeddingTables({"all": 2}, DIM, std=1.0).double()
+    dense = torch.nn.Parameter(tables.weight.detach().clone())
+    tables.sparse = True
+    deferred, adam = DeferredAdam([tables], learning_rate=0.01), torch.optim.Adam([dense], lr=0.01)
+    tables.catch_up = partial(deferred.catch_up, 0)
+    for step in range(1, 2301):
+        used = torch.tensor([0, 1] if step in (1, 1101, 2300) else [0])
+        gradient = torch.linspace(0.1, 1, DIM).double().expand(len(used), DIM)
+        vectors, places = tables(used)
+        (vectors[places] * gradient).sum().backward()
+        dense.grad = torch.zeros_like(dense).index_copy(0, used, gradient)
+        deferred.step()
+        adam.step()
+    torch.testing.assert_close(tables.weight, dense, rtol=0, atol=1e-8)
+
+
 def test_a_row_that_rests_moves_when_it_is_looked_up_and_where_it_is_settled():
     tables = EmbeddingTables({"all": 2}, DIM, std=1.0)
     tables.sparse = True
