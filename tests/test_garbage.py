@@ -33,11 +33,18 @@ def test_an_error_changes_nothing():
 
 
 def test_what_somebody_froze_stays_frozen():
+    theirs, seen = Ring(), []
+    weakref.finalize(theirs, seen.append, "theirs")
     gc.freeze()
     try:
-        count = gc.get_freeze_count()
+        del theirs
         with old_objects_left_alone():
-            assert gc.get_freeze_count() == count
-        assert gc.get_freeze_count() == count
+            new = Ring()
+            weakref.finalize(new, seen.append, "new")
+        del new
+        gc.collect()
+        assert seen == ["new"]
     finally:
         gc.unfreeze()
+    gc.collect()
+    assert seen == ["new", "theirs"]
