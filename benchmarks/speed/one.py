@@ -44,7 +44,7 @@ def measured(
         "measure": measure,
         **result,
         "memory_before_mb": before_mb,
-        "memory_peak_mb": memory_mb("VmHWM"),
+        "memory_peak_mb": max(before_mb, memory_mb("VmHWM")),  # the system notes it late
         "threads": torch.get_num_threads(),
         "device": device,
         "versions": versions(library),
