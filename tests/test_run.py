@@ -26,6 +26,7 @@ KEYS = {
         "precision",
         "resident",
         "compiled",
+        "replayed",
         "warnings",
     ],
 }

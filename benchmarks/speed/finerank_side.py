@@ -23,6 +23,7 @@ from finerank.evaluation.evaluator import evaluate
 from finerank.evaluation.metrics import binary_metrics
 from finerank.models.registry import build
 from finerank.recipe import Recipe
+from finerank.training.replay import is_possible
 from finerank.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
     from cases import Case
     from measure import Clock
+    from torch import Tensor
 
     from finerank.data.batch import Batch
+    from finerank.data.examples import Sizes
     from finerank.data.placement import PlacedSet
 
 ENDLESS = 4_000_000  # requests
@@ -97,8 +100,11 @@ class Side:
         torch.manual_seed(0)
         return build(self.dataset.schema, self.recipe.model).to(self.device)
 
-    def _ready(self) -> ReadyBatches:
+    def _ready(self) -> PlacedSet:
+        """Batches that are made; a device makes each in the step itself, from its requests."""
         train = Placement(self.device).place(self.dataset.split("train"))
+        if is_possible(train):
+            return Endless(train)
         loader = Loader(train, batch_size=self.case.batch_size, shuffle=True)
         return ReadyBatches(train, first(loader))
 
@@ -111,7 +117,7 @@ class ReadyBatches(Resident):
 
     def __init__(self, examples: PlacedSet, batches: list[Batch]) -> None:
         candidates = examples.num_candidates // examples.num_requests
-        self.schema = examples.schema
+        self.schema, self.device = examples.schema, torch.device("cpu")
         self.first_candidate = torch.arange(0, (ENDLESS + 1) * candidates, candidates)
         self._next = itertools.cycle(batches)
 
@@ -122,6 +128,25 @@ class ReadyBatches(Resident):
     def batch(self, requests: torch.Tensor) -> Batch:  # noqa: ARG002
         """The next of the batches."""
         return next(self._next)
+
+
+class Endless(Resident):
+    """Examples on a device, that come again and again: as many requests as nothing uses up."""
+
+    def __init__(self, examples: Resident) -> None:
+        vars(self).update(vars(examples))
+        candidates, self._count = examples.num_candidates, examples.num_requests
+        candidates //= self._count
+        self.first_candidate = torch.arange(0, (ENDLESS + 1) * candidates, candidates)
+        self.by_steps = lambda requests: requests
+
+    def sizes(self, requests: torch.Tensor) -> dict[tuple[str, ...], int]:
+        """What the batch of the given requests has."""
+        return super().sizes(requests % self._count)
+
+    def made(self, requests: torch.Tensor, sizes: Sizes, count: Tensor | None = None) -> Batch:
+        """The batch of the given requests."""
+        return super().made(requests % self._count, sizes, count)
 
 
 class _Told:

@@ -161,6 +161,7 @@ def train(
                 "precision": fit.precision,
                 "resident": fit.resident,
                 "compiled": fit.compiled,
+                "replayed": fit.replayed,
                 "warnings": fit.warnings,
             },
         }

@@ -191,7 +191,7 @@ def test_a_step_waits_for_nothing(made, unreadable, monkeypatch, name, settings)
     placed, total = as_if_resident(examples), torch.zeros(len(examples.schema.tasks))
     with optimizers.sparse_tables():
         for requests in torch.arange(60).split(20):
-            known = {n: int(each[requests].sum()) for n, each in placed._sizes.items()}
+            known = {n: int(each[requests].sum()) for n, each in placed.sizes_of_requests.items()}
             with NothingWaits():
                 batch = placed._on_device.batch(requests, known)
                 total += trainer._step(
@@ -225,7 +225,7 @@ def test_a_step_reads_nothing(made, monkeypatch, name, optimizer):
 def test_scoring_waits_for_nothing(made, unreadable, name):
     examples = examples_of(made, "every type")
     model, placed = model_of(examples.schema, name).eval(), as_if_resident(examples)
-    known = {n: int(each.sum()) for n, each in placed._sizes.items()}
+    known = {n: int(each.sum()) for n, each in placed.sizes_of_requests.items()}
     with NothingWaits(), torch.inference_mode():
         model(placed._on_device.batch(torch.arange(60), known))
 

@@ -52,6 +52,8 @@ class Batch:
         request_of_candidate: ``(B,)``.
         labels: ``(B, T)`` float32, NaN where missing; None where there is nothing to learn from.
         user: ``(R,)``, the row of the user, 0 where unknown; groups candidates in metrics.
+        count: how many of the candidates count, where others fill the batch up to a size that
+            comes again (see `finerank.nn.filled`); None: all of them.
     """
 
     request: dict[str, Column]
@@ -60,6 +62,12 @@ class Batch:
     request_of_candidate: Tensor
     labels: Tensor | None
     user: Tensor
+    count: Tensor | None = None
+
+    @property
+    def num_candidates(self) -> int:
+        """How many candidates, with those that fill it up."""
+        return len(self.request_of_candidate)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; the host does not wait until it is there."""
@@ -94,16 +102,19 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def take(column: Column, rows: Tensor, *, size: int | None = None) -> Column:
+def take(
+    column: Column, rows: Tensor, *, size: int | None = None, count: Tensor | None = None
+) -> Column:
     """The given rows of a column, in that order.
 
     Args:
         rows: which ``(R,)``.
         size: how many values they have together, of a jagged column, where it is known.
+        count: how many of the rows count, as in `finerank.nn.jagged.expand_ranges`.
     """
     if not isinstance(column, Jagged):
         return column.index_select(0, rows)
     starts = column.offsets.index_select(0, rows)
     lengths = column.offsets.index_select(0, rows + 1) - starts
-    indices, offsets = expand_ranges(starts, lengths, size=size)
+    indices, offsets = expand_ranges(starts, lengths, size=size, count=count)
     return Jagged(column.values.index_select(0, indices), offsets)

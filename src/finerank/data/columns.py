@@ -25,7 +25,10 @@ _BYTES = 4  # of a number
 
 
 def take_columns(
-    columns: Mapping[str, Column], rows: Tensor, sizes: Mapping[str, int | None]
+    columns: Mapping[str, Column],
+    rows: Tensor,
+    sizes: Mapping[str, int | None],
+    count: Tensor | None = None,
 ) -> dict[str, Column]:
     """The given rows of each column, in that order.
 
@@ -33,6 +36,7 @@ def take_columns(
         columns: of as many rows each.
         rows: which ``(R,)``.
         sizes: of jagged columns, how many values the rows have together, where it is known.
+        count: how many of the rows count, as in `finerank.nn.jagged.expand_ranges`.
     """
     plain = {
         name: column
@@ -43,7 +47,9 @@ def take_columns(
     if len(plain) >= _FEWEST and host.is_readable(rows) and library.is_there():
         taken.update(zip(plain, _taken([*plain.values()], rows), strict=True))
     return {
-        name: taken[name] if name in taken else take(column, rows, size=sizes.get(name))
+        name: taken[name]
+        if name in taken
+        else take(column, rows, size=sizes.get(name), count=count)
         for name, column in columns.items()
     }
 

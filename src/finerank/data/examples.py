@@ -13,7 +13,7 @@ import torch
 
 from finerank.data.batch import Batch, Column, Jagged, Steps
 from finerank.data.columns import take_columns
-from finerank.nn.jagged import expand_ranges
+from finerank.nn.jagged import expand_ranges, row_of_value, value_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,36 +70,61 @@ class Examples:
         """How many candidates, over all requests."""
         return int(self.first_candidate[-1])
 
-    def batch(self, requests: Tensor, sizes: Sizes = MappingProxyType({})) -> Batch:
+    def batch(
+        self,
+        requests: Tensor,
+        sizes: Sizes = MappingProxyType({}),
+        count: Tensor | None = None,
+    ) -> Batch:
         """The batch of the given requests, with all their candidates, in that order.
 
         Args:
             requests: their rows ``(R,)``, int64.
             sizes: where the columns are on a device, or it would be waited for.
+            count: how many of the requests count, fewer than all, a 0-dimensional tensor; then the
+                batch is filled up to the sizes, see `finerank.nn.filled`. At least one of all that
+                has a size has to count.
         """
         starts = self.first_candidate.index_select(0, requests)
         counts = self.first_candidate.index_select(0, requests + 1) - starts
-        candidates, _ = expand_ranges(starts, counts, size=sizes.get(("candidates",)))
-        order = torch.arange(len(requests), device=requests.device)
+        size = sizes.get(("candidates",))
+        candidates, offsets = expand_ranges(starts, counts, size=size, count=count)
+        of_candidates = None if count is None else value_at(offsets, count)
         user = self.user.index_select(0, requests)
         item = None if self.item is None else self.item.index_select(0, candidates)
         schema = self.schema
         return Batch(
             request=self._columns(
-                schema.request_features, self.request, requests, user, sizes, ("request",)
+                schema.request_features, self.request, requests, user, sizes, ("request",), count
             ),
             candidate=self._columns(
-                schema.candidate_features, self.candidate, candidates, item, sizes, ("candidate",)
+                schema.candidate_features,
+                self.candidate,
+                candidates,
+                item,
+                sizes,
+                ("candidate",),
+                of_candidates,
             ),
             histories={
-                each.name: self._steps(each.name, requests, sizes) for each in schema.histories
+                each.name: self._steps(each.name, requests, sizes, count)
+                for each in schema.histories
             },
-            request_of_candidate=order.repeat_interleave(counts, output_size=len(candidates)),
-            labels=None
-            if self.labels is None
-            else torch.stack([label.index_select(0, candidates) for label in self.labels], dim=1),
+            request_of_candidate=row_of_value(offsets, len(candidates)),
+            labels=self._labels_of(candidates, of_candidates),
             user=user,
+            count=of_candidates,
         )
+
+    def _labels_of(self, candidates: Tensor, count: Tensor | None) -> Tensor | None:
+        """``(B, T)``; those that don't count are missing."""
+        if self.labels is None:
+            return None
+        labels = torch.stack([label.index_select(0, candidates) for label in self.labels], dim=1)
+        if count is None:
+            return labels
+        order = torch.arange(len(candidates), device=candidates.device)
+        return labels.masked_fill((order >= count).unsqueeze(1), torch.nan)
 
     def by_steps(self, requests: Tensor) -> Tensor:
         """The given requests ``(R,)`` from the shortest history to the longest.
@@ -171,14 +196,18 @@ class Examples:
         assert entities is not None
         return entities.features[feature.name], True
 
-    def _steps(self, name: str, requests: Tensor, sizes: Sizes) -> Steps:
+    def _steps(self, name: str, requests: Tensor, sizes: Sizes, count: Tensor | None) -> Steps:
         history = next(each for each in self.schema.histories if each.name == name)
         store = self.stores[name]
         starts, ends = (bound.index_select(0, requests) for bound in self.windows[name])
-        events, offsets = expand_ranges(starts, ends - starts, size=sizes.get(("steps", name)))
+        size = sizes.get(("steps", name))
+        events, offsets = expand_ranges(starts, ends - starts, size=size, count=count)
+        of_steps = None if count is None else value_at(offsets, count)
         item = None if store.item is None else store.item.index_select(0, events)
         features = [self.schema.feature(feature) for feature in history.features]
-        columns = self._columns(features, store.columns, events, item, sizes, ("steps", name))
+        columns = self._columns(
+            features, store.columns, events, item, sizes, ("steps", name), of_steps
+        )
         return Steps(columns, offsets, sizes.get(("pairs", name)))
 
     def _columns(
@@ -189,6 +218,7 @@ class Examples:
         entities: Tensor | None,
         sizes: Sizes,
         of: tuple[str, ...],
+        count: Tensor | None,
     ) -> dict[str, Column]:
         """Features at the given rows: from their own table, or from that of users or items."""
         sources = {each.name: self.source(each, own) for each in features}
@@ -198,7 +228,7 @@ class Examples:
             columns = {name: column for name, (column, by) in sources.items() if by == by_entity}
             if columns:
                 assert places is not None
-                found |= take_columns(columns, places, known)
+                found |= take_columns(columns, places, known, count)
         return {name: found[name] for name in sources}
 
 

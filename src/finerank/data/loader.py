@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 
@@ -13,15 +13,40 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from finerank.data.batch import Batch
-    from finerank.data.placement import PlacedSet
 
 _BLOCK = 1024  # requests that lie side by side on disk and are read together
 _BLOCKS_AT_A_TIME = 1024  # that are mixed with each other
 _BATCHES_AT_A_TIME = 8  # that are cut, for what it takes shall stay small beside the order itself
 
 
-class Loader:
+Made = TypeVar("Made")
+Made_co = TypeVar("Made_co", covariant=True)
+
+
+class Requested(Protocol[Made_co]):
+    """What batches are made of by their requests, as `finerank.data.examples.Examples`."""
+
+    @property
+    def num_requests(self) -> int:
+        """How many requests."""
+
+    @property
+    def num_candidates(self) -> int:
+        """How many candidates, over all requests."""
+
+    @property
+    def first_candidate(self) -> Tensor:
+        """Where each request's candidates begin, and the end ``(R + 1,)``."""
+
+    @property
+    def by_steps(self) -> Callable[[Tensor], Tensor]:
+        """Puts requests from the shortest history to the longest."""
+
+    def batch(self, requests: Tensor, /) -> Made_co:
+        """The batch of some requests ``(R,)``."""
+
+
+class Loader(Generic[Made]):
     """Whole requests, cut into batches of about ``batch_size`` candidates.
 
     Each pass over a shuffled loader has an order of its own, drawn from the seed. A set of up to a
@@ -40,12 +65,12 @@ class Loader:
 
     def __init__(
         self,
-        examples: PlacedSet,
+        examples: Requested[Made],
         *,
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
-        then: Callable[[Batch], Batch] | None = None,
+        then: Callable[[Made], Made] | None = None,
     ) -> None:
         self.examples, self.batch_size, self.shuffle, self.then = (
             examples,
@@ -55,12 +80,12 @@ class Loader:
         )
         self._random = torch.Generator().manual_seed(seed)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Made]:
         if self.examples.num_candidates <= self.batch_size:  # one batch: none to make ahead
             return self._batches()
         return made_ahead(self._batches())
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Made]:
         for requests in self._cut(self._orders()):
             batch = self.examples.batch(
                 self.examples.by_steps(requests) if self.shuffle else requests

@@ -6,7 +6,7 @@ Shapes: ``R`` requests, ``B`` candidates.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finerank.data.batch import Batch, Column
+    from finerank.data.examples import Sizes
     from finerank.data.fresh import TrainingSet
     from finerank.data.schema import Feature
 
@@ -81,12 +82,13 @@ class Resident:
 
     Attributes:
         first_candidate: as in `Examples`, on the host; `by_steps` likewise.
+        sizes_of_requests: what each request adds to the sizes of a batch ``(R,)``, on the host.
     """
 
     def __init__(self, examples: Examples, on_device: Examples, device: torch.device) -> None:
         self.schema, self.device = examples.schema, device
         self.first_candidate, self.by_steps = examples.first_candidate, examples.by_steps
-        self._on_device, self._sizes = on_device, sizes_of_requests(examples)
+        self._on_device, self.sizes_of_requests = on_device, sizes_of_requests(examples)
 
     @property
     def num_requests(self) -> int:
@@ -104,10 +106,52 @@ class Resident:
         Args:
             requests: their rows ``(R,)``, int64, on the host.
         """
-        sizes = {
-            name: int(each.index_select(0, requests).sum()) for name, each in self._sizes.items()
+        return self.made(sent(requests, self.device), self.sizes(requests))
+
+    def sizes(self, requests: Tensor) -> dict[tuple[str, ...], int]:
+        """What the batch of the given requests ``(R,)`` has of everything, read on the host."""
+        return {
+            name: int(each.index_select(0, requests).sum())
+            for name, each in self.sizes_of_requests.items()
         }
-        return self._on_device.batch(sent(requests, self.device), sizes)
+
+    def made(self, requests: Tensor, sizes: Sizes, count: Tensor | None = None) -> Batch:
+        """The batch of requests that the device knows, as `Examples.batch` makes it."""
+        return self._on_device.batch(requests, sizes, count)
+
+
+class Requests(NamedTuple):
+    """A batch that isn't made yet.
+
+    Attributes:
+        rows: of the requests ``(R,)``, on the host.
+        sizes: what the batch will have of everything, as in `finerank.data.examples.Sizes`.
+    """
+
+    rows: Tensor
+    sizes: dict[tuple[str, ...], int]
+
+    @property
+    def num_candidates(self) -> int:
+        """How many candidates the batch will have."""
+        return self.sizes["candidates",]
+
+
+class Unmade:
+    """Resident examples, of whose batches a loader tells the requests only.
+
+    Args:
+        examples: on a device.
+    """
+
+    def __init__(self, examples: Resident) -> None:
+        self.examples = examples
+        self.first_candidate, self.by_steps = examples.first_candidate, examples.by_steps
+        self.num_requests, self.num_candidates = examples.num_requests, examples.num_candidates
+
+    def batch(self, requests: Tensor) -> Requests:
+        """The requests, and what their batch will have."""
+        return Requests(requests, self.examples.sizes(requests))
 
 
 class Copied:

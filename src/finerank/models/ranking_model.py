@@ -13,6 +13,7 @@ from finerank.models.heads import Head, HeadBlock
 from finerank.models.inputs import Inputs
 from finerank.models.interactions import Interaction
 from finerank.models.poolings import PoolingBlock
+from finerank.nn.filled import counting
 from finerank.nn.heads import MixtureHead, ProgressiveHead
 from finerank.nn.joined import Rows, beside
 from finerank.nn.target_attention import TargetAttention
@@ -82,6 +83,10 @@ class RankingModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits ``(B, T)``."""
+        with counting(batch.count):
+            return self._logits(batch)
+
+    def _logits(self, batch: Batch) -> Tensor:
         request, candidate, x = self.interact(batch)  # (R, Wr), (B, Wc), (B, W)
         logits: Tensor = self.head(x, request, batch.request_of_candidate)  # (B, T)
         for shortcut in self.shortcuts:
@@ -104,7 +109,14 @@ class RankingModel(nn.Module):
                 target = fields.targets[name]
                 of_candidate = batch.request_of_candidate
                 pairs = history.num_pairs
-                pooled = pool(target, steps, history.offsets, of_candidate, num_pairs=pairs)
+                pooled = pool(
+                    target,
+                    steps,
+                    history.offsets,
+                    of_candidate,
+                    num_pairs=pairs,
+                    count=batch.count,
+                )
                 candidate = beside(candidate, pooled)
             else:
                 request = beside(request, pool(steps, history.offsets))

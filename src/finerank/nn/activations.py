@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from finerank.nn import host
+from finerank.nn.filled import mask_of, mean_and_variance, rows_that_count
 from finerank.nn.normalization import BatchNorm
 
 _PART = 2**18  # numbers of the rows that are worked on together: 1 MiB
@@ -50,12 +51,7 @@ class Dice(nn.Module):
             return s * torch.addcmul(self.alpha, 1 - self.alpha, p)  # s (alpha + (1 - alpha) p)
         norm.count_batch()
         activated: Tensor = _DiceOfBatch.apply(  # type: ignore[no-untyped-call]
-            s.to(self.alpha.dtype),
-            self.alpha,
-            norm.running_mean,
-            norm.running_var,
-            norm.momentum,
-            norm.eps,
+            s.to(self.alpha.dtype), self.alpha, norm, rows_that_count()
         )
         return activated
 
@@ -83,27 +79,22 @@ class _DiceOfBatch(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         s: Tensor,
         alpha: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
-        eps: float,
+        norm: BatchNorm,
+        count: Tensor | None,
     ) -> Tensor:
-        normal, mean, inverse_std = torch.native_batch_norm(
-            s, None, None, running_mean, running_var, training=True, momentum=momentum, eps=eps
-        )
+        normal, mean, inverse_std, mask = _normal(s, norm, count)
         p = normal.sigmoid_()
-        ctx.save_for_backward(s, p, alpha, mean, inverse_std)
-        ctx.eps = eps
+        ctx.save_for_backward(s, p, alpha, mean, inverse_std, mask, count)
         return torch.addcmul(alpha, 1 - alpha, p).mul_(s)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        s, p, alpha, mean, inverse_std = ctx.saved_tensors
-        beta, rows = 1 - alpha, s.shape[0]
+        s, p, alpha, mean, inverse_std, mask, count = ctx.saved_tensors
+        beta, rows = 1 - alpha, s.shape[0] if count is None else count
         of_alpha, total, along = (torch.zeros_like(alpha) for _ in range(3))
         of_s = torch.empty_like(s)
-        size = max(1, _PART // s.shape[1]) if host.is_readable(s) else rows
+        size = max(1, _PART // s.shape[1]) if host.is_readable(s) else s.shape[0]
         parts = list(zip(*(each.split(size) for each in (of_s, gradient, s, p)), strict=True))
         for of_normal, g, s_part, p_part in parts:  # of_normal without its factor beta
             product = g * s_part
@@ -117,8 +108,34 @@ class _DiceOfBatch(torch.autograd.Function):
         constant = mean * slope - scale * total / rows
         for of_part, g, s_part, p_part in parts:
             of_part.mul_(scale).add_(constant).addcmul_(s_part, slope, value=-1)
+            if mask is not None:  # then there is one part
+                of_part.mul_(mask)
             of_part.addcmul_(torch.addcmul(alpha, beta, p_part), g)
-        return of_s, of_alpha, None, None, None, None
+        return of_s, of_alpha, None, None
+
+
+def _normal(
+    s: Tensor, norm: BatchNorm, count: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The normalised rows, mean and inverse deviation of the batch, and which rows count."""
+    if count is None:
+        assert norm.momentum is not None
+        normal, mean, inverse_std = torch.native_batch_norm(
+            s,
+            None,
+            None,
+            norm.running_mean,
+            norm.running_var,
+            training=True,
+            momentum=norm.momentum,
+            eps=norm.eps,
+        )
+        return normal, mean, inverse_std, None
+    mask = mask_of(s, count)
+    mean, variance = mean_and_variance(s, mask, count)
+    norm.keep(mean, variance, count)
+    inverse_std = (variance + norm.eps).rsqrt()
+    return (s - mean).mul_(inverse_std), mean, inverse_std, mask
 
 
 def activation(name: ActivationName, dim: int) -> nn.Module:

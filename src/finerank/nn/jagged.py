@@ -33,7 +33,7 @@ def row_of_value(offsets: Tensor, num_values: int) -> Tensor:
 
 
 def expand_ranges(
-    starts: Tensor, lengths: Tensor, *, size: int | None = None
+    starts: Tensor, lengths: Tensor, *, size: int | None = None, count: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the ranges ``starts[i] .. starts[i] + lengths[i] - 1`` end to end, and their offsets.
 
@@ -41,18 +41,45 @@ def expand_ranges(
         starts: Where the ranges begin ``(R,)``.
         lengths: How long they are ``(R,)``.
         size: The sum of the lengths, where it is known; else a device is waited for.
+        count: How many of the ranges count, fewer than all, see `finerank.nn.filled`. Then the one
+            behind them is as long as it takes to give ``size`` positions, which are the last that
+            counts again and again, and any further one is empty. At least one position has to
+            count.
 
     >>> positions, offsets = expand_ranges(torch.tensor([5, 0, 2]), torch.tensor([2, 0, 3]))
     >>> positions.tolist(), offsets.tolist()
     ([5, 6, 2, 3, 4], [0, 2, 2, 5])
     """
+    if count is not None and size is not None:
+        return _filled_ranges(starts, lengths, size, count)
     offsets = functional.pad(lengths.cumsum(0), (1, 0))
     shift = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=size)
     return torch.arange(shift.shape[0], device=shift.device) + shift, offsets
 
 
+def value_at(x: Tensor, place: Tensor) -> Tensor:
+    """Return the value at a place that only a device knows; both are 0-dimensional."""
+    return x.index_select(0, place.view(1)).view(())
+
+
+def _filled_ranges(
+    starts: Tensor, lengths: Tensor, size: int, count: Tensor
+) -> tuple[Tensor, Tensor]:
+    order = torch.arange(lengths.shape[0] + 1, device=lengths.device)
+    ends = lengths.mul(order[:-1] < count).cumsum(0)
+    offsets = functional.pad(ends, (1, 0))
+    places = torch.arange(size, device=lengths.device).minimum(ends[-1] - 1)
+    ranges = torch.searchsorted(ends, places, right=True)
+    positions = places + (starts - offsets[:-1]).index_select(0, ranges)
+    return positions, offsets.masked_fill(order > count, size)
+
+
 def pair_steps(
-    offsets: Tensor, request_of_candidate: Tensor, *, num_pairs: int | None = None
+    offsets: Tensor,
+    request_of_candidate: Tensor,
+    *,
+    num_pairs: int | None = None,
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pair each candidate with each step of its request's history, in the history's order.
 
@@ -60,6 +87,7 @@ def pair_steps(
         offsets: Where the histories begin and end ``(R + 1,)``.
         request_of_candidate: The request of each candidate ``(B,)``, in any order.
         num_pairs: How many there are ``P``, where it is known; else a device is waited for.
+        count: How many candidates count, as in `expand_ranges`.
 
     Returns:
         The history step of each pair ``(P,)`` and where each candidate's pairs begin and end
@@ -67,7 +95,7 @@ def pair_steps(
     """
     starts = offsets[:-1].index_select(0, request_of_candidate)
     lengths = lengths_of(offsets).index_select(0, request_of_candidate)
-    return expand_ranges(starts, lengths, size=num_pairs)
+    return expand_ranges(starts, lengths, size=num_pairs, count=count)
 
 
 def spread(requests: Tensor, request_of_candidate: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def _pair_linear(
     short: torch.dtype | None,
 ) -> Tensor:
     hidden: Tensor = _PairLinear.apply(  # type: ignore[no-untyped-call]
-        candidate, values, weight, bias, *pairs, short
+        candidate, values, weight, bias, pairs.step, pairs.candidate, pairs.offsets, short
     )
     return hidden
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from finerank.nn.jagged import is_one_each, pair_steps, row_of_value
+from finerank.nn.jagged import is_one_each, pair_steps, row_of_value, value_at
 
 
 class Pairs(NamedTuple):
@@ -20,15 +20,21 @@ class Pairs(NamedTuple):
         step: ``(P,)``; None where the pairs are the steps, every request having one candidate.
         candidate: ``(P,)``, ascending.
         offsets: where each candidate's pairs begin and end ``(B + 1,)``.
+        that_count: how many of the pairs count, see `finerank.nn.filled`; None: all of them.
     """
 
     step: Tensor | None
     candidate: Tensor
     offsets: Tensor
+    that_count: Tensor | None = None
 
 
 def pairs_of(
-    offsets: Tensor, request_of_candidate: Tensor, *, num_pairs: int | None = None
+    offsets: Tensor,
+    request_of_candidate: Tensor,
+    *,
+    num_pairs: int | None = None,
+    count: Tensor | None = None,
 ) -> Pairs:
     """Pair each candidate with each step of its request's history, in the history's order.
 
@@ -36,11 +42,13 @@ def pairs_of(
         offsets: Where the histories begin and end ``(R + 1,)``.
         request_of_candidate: The request of each candidate ``(B,)``, in any order.
         num_pairs: How many there are ``P``, where it is known; else a device is waited for.
+        count: How many candidates count; None: all of them.
     """
     if is_one_each(request_of_candidate, offsets.shape[0] - 1):
         return Pairs(None, row_of_value(offsets, int(offsets[-1])), offsets)
-    step, pair_offsets = pair_steps(offsets, request_of_candidate, num_pairs=num_pairs)
-    return Pairs(step, row_of_value(pair_offsets, step.shape[0]), pair_offsets)
+    step, pair_offsets = pair_steps(offsets, request_of_candidate, num_pairs=num_pairs, count=count)
+    that_count = None if count is None else value_at(pair_offsets, count)
+    return Pairs(step, row_of_value(pair_offsets, step.shape[0]), pair_offsets, that_count)
 
 
 def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
@@ -52,7 +60,7 @@ def weighted_steps(weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
         pairs: Of the candidates and the steps.
     """
     sums: Tensor = _WeightedSteps.apply(  # type: ignore[no-untyped-call]
-        weights, values, *pairs
+        weights, values, pairs.step, pairs.candidate, pairs.offsets
     )
     return sums
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from finerank.nn.activations import ActivationName
+from finerank.nn.filled import counting
 from finerank.nn.jagged import segment_softmax
 from finerank.nn.linear import Linear
 from finerank.nn.mlp import MLP
@@ -93,6 +94,7 @@ class TargetAttention(nn.Module):
         request_of_candidate: Tensor,
         *,
         num_pairs: int | None = None,
+        count: Tensor | None = None,
     ) -> Tensor:
         """Return each candidate's view of its request's history ``(B, S)``.
 
@@ -103,8 +105,9 @@ class TargetAttention(nn.Module):
             request_of_candidate: The request of each candidate ``(B,)``.
             num_pairs: How many pairs there are ``P``, where it is known; else a device is waited
                 for.
+            count: How many candidates count, see `finerank.nn.filled`; None: all of them.
         """
-        pairs = pairs_of(offsets, request_of_candidate, num_pairs=num_pairs)
+        pairs = pairs_of(offsets, request_of_candidate, num_pairs=num_pairs, count=count)
         if serves(candidate, values, self.mlp, pairs):
             return attended(candidate, values, self.mlp, self.logit, pairs, softmax=self.softmax)
         return weighted_steps(self._weights(candidate, values, pairs), values, pairs)
@@ -123,6 +126,8 @@ class TargetAttention(nn.Module):
     def _weights(self, candidate: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
         first = self.mlp.first
         hidden = pair_linear(candidate, values, first.weight, first.bias, pairs)  # (P, H)
-        logits = self.logit(self.mlp.forward_after_first(hidden)).squeeze(1)  # (P,)
+        with counting(pairs.that_count):
+            hidden = self.mlp.forward_after_first(hidden)
+        logits = self.logit(hidden).squeeze(1)  # (P,)
         logits = logits.to(values.dtype)  # under autocast they are shorter
         return segment_softmax(logits, pairs.offsets) if self.softmax else logits

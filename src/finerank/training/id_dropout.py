@@ -27,13 +27,16 @@ class IdDropout:
         share: the probability, from 0 up to but not 1.
         seed: of the draws.
         device: where the batches are.
+
+    Attributes:
+        generator: of the draws.
     """
 
     def __init__(
         self, schema: Schema, share: float, *, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         self.schema, self.share = schema, share
-        self._random = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with some ids unknown; the given one stays as it is."""
@@ -59,5 +62,5 @@ class IdDropout:
         return dropped
 
     def _unknown(self, ids: torch.Tensor) -> torch.Tensor:
-        drop = torch.rand(ids.shape, generator=self._random, device=ids.device) < self.share
+        drop = torch.rand(ids.shape, generator=self.generator, device=ids.device) < self.share
         return ids.masked_fill(drop, UNKNOWN)

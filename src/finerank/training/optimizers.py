@@ -93,6 +93,18 @@ class Optimizers:
         for adam in self._adams:
             adam.zero_grad()
 
+    def make_room(self) -> bool:
+        """Let one more step fit into what is kept of each; whether that lies elsewhere now.
+
+        `step` does it for itself; before a step that is replayed it is to be called.
+        """
+        return self._of_rows is not None and self._of_rows.make_room()
+
+    def count_replayed(self) -> None:
+        """Count, on the host, a step that a device replayed."""
+        if self._of_rows is not None:
+            self._of_rows.count_replayed()
+
     def step(self) -> None:
         """Update all weights by their gradients."""
         if self._of_rows is not None:

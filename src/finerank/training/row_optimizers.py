@@ -60,6 +60,13 @@ class RowOptimizer(ABC):
     def settle(self) -> None:  # noqa: B027
         """Let all rows of the tables be what they are after the steps so far."""
 
+    def make_room(self) -> bool:
+        """Let one more step fit into what is kept of each; whether that lies elsewhere now."""
+        return False
+
+    def count_replayed(self) -> None:  # noqa: B027
+        """Count, on the host, a step that a device replayed."""
+
     @abstractmethod
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
         """Update the vectors of the rows ``(U,)`` by their gradient, both ``(U, D)``.
@@ -98,6 +105,8 @@ class LazyAdam(RowOptimizer):
     def __init__(self, tables: Sequence[EmbeddingTables], *, learning_rate: float) -> None:
         super().__init__(tables, learning_rate=learning_rate)
         self._steps = 0
+        device = tables[0].weight.device if tables else None
+        self._counted = torch.zeros((), dtype=torch.float64, device=device)  # the same, on a device
         self._moments = [  # of each row m and v, side by side (V, 2, D)
             _zeros((len(each.weight), 2, each.weight.shape[1]), each.weight) for each in tables
         ]
@@ -105,7 +114,13 @@ class LazyAdam(RowOptimizer):
     def step(self) -> None:
         """Update the rows in use by their gradients."""
         self._steps += 1
+        if not host.is_readable(self._counted):
+            self._counted.add_(1)
         super().step()
+
+    def count_replayed(self) -> None:
+        """Count, on the host, a step that a device replayed."""
+        self._steps += 1
 
     def _step(self, index: int, tables: EmbeddingTables, in_use: RowsInUse) -> None:
         rows, vectors, _ = in_use
@@ -116,6 +131,11 @@ class LazyAdam(RowOptimizer):
         left, of_rows = self._left(), self._rows_of(index, rows)
         steps = 0 if left is None else left.shape[1]
         library.call("adam_step", of_rows, left, steps, vectors, gradient, tables.weight)
+
+    @property
+    def _now(self) -> int | Tensor:
+        """The steps so far; by a device counted there, for it may replay what it was told once."""
+        return self._steps if host.is_readable(self._counted) else self._counted
 
     def _rows_of(self, index: int, rows: Tensor) -> RowsOf:
         """The argument of the compiled functions; it points into the tensors."""
@@ -141,9 +161,9 @@ class LazyAdam(RowOptimizer):
         mean.lerp_(gradient, 1 - beta_1)
         square.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
         self._moments[index].index_copy_(0, rows, moments)
-        unbiased_1, unbiased_2 = (1 - beta**self._steps for beta in self.betas)
-        scale = square.div_(unbiased_2).sqrt_().add_(self.eps)
-        vectors.addcdiv_(mean, scale, value=-self.learning_rate / unbiased_1)
+        unbiased_1, unbiased_2 = (1 - beta**self._now for beta in self.betas)
+        scale = square.div_(unbiased_2).sqrt_().add_(self.eps).mul_(unbiased_1)
+        vectors.addcdiv_(mean, scale, value=-self.learning_rate)
 
     def _moments_before(self, index: int, rows: Tensor) -> Tensor:
         """The moments of the rows in use before this step ``(U, 2, D)``, as a copy."""
@@ -184,28 +204,41 @@ class DeferredAdam(LazyAdam):
             _zeros(each.weight.shape[:1], each.weight, torch.int32) for each in tables
         ]
         self._in_use: dict[int, Tensor] = {}  # moments of the rows looked up
-        device = tables[0].weight.device if tables else None
+        device = self._counted.device
         # M and M' by the step of the last use
         self._moves = torch.zeros(2, 1024, dtype=torch.float64, device=device)
         beta_1, beta_2 = self.betas
         betas = torch.tensor([[beta_1], [beta_2]], dtype=torch.float64, device=device)
         self._powers = betas ** torch.arange(1024, device=device)  # by the steps since
-        back = torch.arange(self._latest, 0, -1, dtype=torch.float64, device=device)
-        self._shares = torch.stack([(beta_1 / beta_2**0.5) ** back, (beta_1 / beta_2) ** back])
+        self._back = torch.arange(self._latest, 0, -1, device=device)
+        ratios = torch.tensor([[beta_1 / beta_2**0.5], [beta_1 / beta_2]], dtype=torch.float64)
+        self._shares = ratios.to(device) ** self._back
+
+    def make_room(self) -> bool:
+        """Let one more step fit into what is kept of each; whether that lies elsewhere now."""
+        if self._steps + 1 < self._moves.shape[1]:
+            return False
+        self._moves = torch.cat([self._moves, torch.zeros_like(self._moves)], dim=1)
+        on = self._powers[:, -1:] * self._powers[:, 1:2]
+        self._powers = torch.cat([self._powers, self._powers * on], dim=1)
+        return True
 
     def step(self) -> None:
         """Update the rows in use by their gradients, and count the moves of the others."""
+        self.make_room()
         super().step()
-        now, (beta_1, beta_2) = self._steps, self.betas
-        if now >= self._moves.shape[1]:
-            self._moves = torch.cat([self._moves, torch.zeros_like(self._moves)], dim=1)
-            on = self._powers[:, -1:] * self._powers[:, 1:2]
-            self._powers = torch.cat([self._powers, self._powers * on], dim=1)
-        first = max(0, now - self._latest)
-        shares = self._shares[:, self._latest - (now - first) :]
+        (beta_1, beta_2), now = self.betas, self._now
         root, unbiased = (1 - beta_2**now) ** 0.5, 1 - beta_1**now
-        for moves, share, power in zip(self._moves, shares, (1, 2), strict=True):
-            moves[first:now].add_(share, alpha=root**power / unbiased)
+        if isinstance(now, int):
+            first = max(0, now - self._latest)
+            shares = self._shares[:, self._latest - (now - first) :]
+            for moves, share, power in zip(self._moves, shares, (1, 2), strict=True):
+                moves[first:now].add_(share, alpha=root**power / unbiased)
+        else:
+            last_uses = now.long() - self._back
+            scale = torch.stack([root, root.square()]).div_(unbiased).unsqueeze(1)
+            shares = (self._shares * scale).mul_(last_uses >= 0)  # there is none before the first
+            self._moves.index_add_(1, last_uses.clamp_(min=0), shares)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -221,11 +254,18 @@ class DeferredAdam(LazyAdam):
                 moments = self._moved_on(index, rows, vectors)
                 each.weight.index_copy_(0, rows, vectors)
                 self._moments[index].index_copy_(0, rows, moments)
-                last.index_fill_(0, rows, self._steps)
+                self._set_last_use(index, rows)
 
     def _update(self, index: int, rows: Tensor, vectors: Tensor, gradient: Tensor) -> None:
         super()._update(index, rows, vectors, gradient)
-        self._last_use[index].index_fill_(0, rows, self._steps)
+        self._set_last_use(index, rows)
+
+    def _set_last_use(self, index: int, rows: Tensor) -> None:
+        last, now = self._last_use[index], self._now
+        if isinstance(now, int):
+            last.index_fill_(0, rows, now)
+        else:
+            last.index_copy_(0, rows, now.to(last.dtype).expand(len(rows)))
 
     def _moments_before(self, index: int, rows: Tensor) -> Tensor:  # noqa: ARG002
         return self._in_use.pop(index)
@@ -254,7 +294,9 @@ class DeferredAdam(LazyAdam):
         # a row that was never in use has no moments: 0 / 1e-30 leaves it where it is
         of_eps = (of_eps / moves.clamp(min=1e-30)).mul_(self.eps).clamp_(min=1e-30)
         vectors.addcdiv_(mean * moves, square.sqrt().add_(of_eps), value=-self.learning_rate)
-        left = self._powers.index_select(1, self._steps - last).to(vectors.dtype)
+        now = self._now
+        since = (now if isinstance(now, int) else now.long()) - last
+        left = self._powers.index_select(1, since).to(vectors.dtype)
         return moments.mul_(left.T.unsqueeze(2))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,15 +18,17 @@ from finerank.errors import FinerankError
 from finerank.evaluation.evaluator import BATCH_SIZE, Metrics, metrics_of, score
 from finerank.nn.allocator import keep_freed_memory, map_large_blocks
 from finerank.progress import Progress, silent
+from finerank.training import replay as replaying
 from finerank.training.compiling import Compiler
 from finerank.training.device import find_device, find_precision
 from finerank.training.id_dropout import IdDropout
 from finerank.training.loss import UncertaintyWeights, WeightedSum, task_losses
 from finerank.training.optimizers import Optimizers
 from finerank.training.regularization import MiniBatchL2
+from finerank.training.replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -52,6 +55,7 @@ class Fit:
         precision: of the matrix products, ``float32`` or ``bfloat16``.
         resident: whether the training set lay on the device, or its batches were copied there.
         compiled: whether the model was trained by compiled code.
+        replayed: whether a device replayed steps that it had been told once.
         warnings: what a setting asked for and didn't get, in words.
     """
 
@@ -63,6 +67,7 @@ class Fit:
     precision: str = ""
     resident: bool = True
     compiled: bool = False
+    replayed: bool = False
     warnings: list[str] = field(default_factory=list)
 
 
@@ -107,26 +112,20 @@ class Trainer:
         l2 = None
         if settings.embedding_l2 > 0:
             l2 = MiniBatchL2(model, train, strength=settings.embedding_l2)
-        drop = None
-        if settings.id_dropout > 0:
-            drop = IdDropout(
-                train.schema, settings.id_dropout, seed=settings.seed, device=self.device
-            )
         placement = Placement(self.device)
         train_set, valid_set = placement.place(train), placement.place(valid)
         fit.precision = str(self.precision).removeprefix("torch.")
         fit.resident = not isinstance(train_set, Copied)
-        loader = Loader(
-            train_set, batch_size=settings.batch_size, shuffle=True, seed=settings.seed, then=drop
-        )
+        tell: Callable[[Batch], Tensor] = partial(self._step, model, optimizers, l2)
+        loader, step, replay = self._steps(train_set, tell, optimizers)
         at_a_time = _VALIDATED_ON_CPU if self.device.type == "cpu" else BATCH_SIZE
         best_value, best_weights = float("-inf"), {}
         started = time.perf_counter()
         for epoch in range(1, settings.epochs + 1):
             epoch_started = time.perf_counter()
-            step = f"epoch {epoch} of {settings.epochs}"
             with optimizers.sparse_tables(), compiler.in_use():
-                losses = self._epoch(model, optimizers, l2, loader, step)
+                model.train()
+                losses = self._epoch(step, loader, f"epoch {epoch} of {settings.epochs}")
             trained_s += time.perf_counter() - epoch_started
             if not all(map(_is_finite, model.state_dict().values())):
                 raise _not_finite(f"epoch {epoch}", "weights that are not")
@@ -156,34 +155,45 @@ class Trainer:
         if fit.best_epoch < len(fit.epochs):
             model.load_state_dict(best_weights)
         fit.compiled = compiler.compiles
-        fit.warnings = [compiler.warning] if compiler.warning else []
+        fit.replayed = replay is not None and replay.replayed > 0
+        told = [compiler.warning, "" if replay is None else replay.warning]
+        fit.warnings = [each for each in told if each]
         fit.seconds = time.perf_counter() - started
         fit.samples_per_s = train.num_candidates * len(fit.epochs) / trained_s
         return fit
 
+    def _steps(
+        self, train: PlacedSet, tell: Callable[[Batch], Tensor], optimizers: Optimizers
+    ) -> tuple[Loader[Any], Callable[[Any], Tensor], Replay | None]:
+        """A loader, what learns from each of its batches, and whether by replaying a step."""
+        settings, drop = self.settings, None
+        if settings.id_dropout > 0:
+            drop = IdDropout(
+                train.schema, settings.id_dropout, seed=settings.seed, device=self.device
+            )
+        loader = partial(Loader, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
+        if not replaying.is_possible(train):
+            return loader(train, then=drop), tell, None
+        replay = Replay(train, tell, optimizers, drop)
+        return loader(replay.unmade), replay.step, replay
+
     def _epoch(
-        self,
-        model: nn.Module,
-        optimizers: Optimizers,
-        l2: MiniBatchL2 | None,
-        loader: Loader,
-        step: str,
+        self, step: Callable[[Any], Tensor], loader: Loader[Any], name: str
     ) -> dict[str, float]:
         """One pass over the training set; the mean loss of each task."""
-        model.train()
         total, batches = torch.zeros(len(self.tasks), device=self.device), 0
         remark, told = "", -_TELL_S
-        with self.progress(step, loader.examples.num_candidates) as advance:
+        with self.progress(name, loader.examples.num_candidates) as advance:
             for batch in loader:
-                total += self._step(model, optimizers, l2, batch)
+                total += step(batch)
                 batches += 1
                 if batches == 1:  # what stays is made by now
                     keep_freed_memory()
                 if (now := time.monotonic()) - told >= _TELL_S:  # a device is waited for
                     remark, told = self._remark(total, batches), now
-                advance(len(batch.request_of_candidate), remark)
+                advance(batch.num_candidates, remark)
         if not total.isfinite().all():
-            raise _not_finite(step, f"{total.tolist()}")
+            raise _not_finite(name, f"{total.tolist()}")
         return {
             task: round(loss / batches, 6)
             for task, loss in zip(self.tasks, total.tolist(), strict=True)

@@ -1,0 +1,148 @@
+"""Steps that a device replays: the same numbers as those that it is told one by one.
+
+What a device does is imitated on the CPU: each operation is noted with its tensors and numbers as
+they are, done again with the same, and what it gives is written to where it was. Where torch sees a
+GPU, the last tests run on it.
+"""
+
+from types import MappingProxyType
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from finerank.data.placement import Resident
+from finerank.models.registry import build
+from finerank.nn import host
+from finerank.settings import ModelSettings, TrainingSettings
+from finerank.training import replay as module
+from finerank.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+MODELS = ["dnn", "din", "deepfm", "wide_deep", "dcn", "mmoe", "ple"]
+
+
+class Recorder(TorchDispatchMode):
+    """Notes operations, and does them again. What they change meanwhile is as it was afterwards."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted, self.made, self.before = [], set(), {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for each in tensors((args, kwargs)):
+            if (place := place_of(each)) not in self.made and place not in self.before:
+                whole = torch.empty(0, dtype=torch.uint8).set_(each.untyped_storage())
+                self.before[place] = whole, whole.clone()
+        result = func(*args, **kwargs)
+        self.made |= {place_of(each) for each in tensors(result)} - set(self.before)
+        self.noted.append((func, args, kwargs, result))
+        return result
+
+    def undo(self):
+        for whole, value in self.before.values():
+            whole.copy_(value)
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, result in self.noted:
+            given = {place_of(each) for each in tensors((args, kwargs))}
+            again = func(*args, **kwargs)
+            for old, new in zip(tensors(result), tensors(again), strict=True):
+                assert old.shape == new.shape
+                if place_of(new) not in given:
+                    old.detach().copy_(new)
+
+
+def tensors(tree):
+    return [each for each in tree_leaves(tree) if isinstance(each, torch.Tensor)]
+
+
+def place_of(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+@pytest.fixture
+def recorders(monkeypatch):
+    """One for each recording so far."""
+    made = []
+
+    def record(function, generators):
+        states = [each.get_state() for each in generators]
+        made.append(Recorder())
+        with made[-1]:
+            function()
+        made[-1].undo()
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        return made[-1].replay
+
+    monkeypatch.setattr(module, "record", record)
+    monkeypatch.setattr(module, "is_possible", lambda examples: isinstance(examples, Resident))
+    monkeypatch.setattr(host, "is_readable", lambda tensor: False)
+    return made
+
+
+def examples_of(made, name):
+    """Requests of different sizes; labels in float64, so that all that is learned from is."""
+    examples = made.examples(made.schemas[name], candidates=[3, 1, 2, 4] * 30, steps=[2, 0, 5] * 40)
+    examples.labels[:] = [each.double() for each in examples.labels]
+    return examples
+
+
+def model_of(schema, name="din", **options):
+    torch.manual_seed(0)
+    units = {"hidden_units": [6]} if name not in ("mmoe", "ple") else {"expert_units": [6]}
+    return build(schema, ModelSettings(name=name, embedding_dim=4, **units | options)).double()
+
+
+def trained(examples, name="din", options=MappingProxyType({}), **settings):
+    """The fit, and the weights in float64."""
+    settings = {
+        "epochs": 3,
+        "batch_size": 16,
+        "learning_rate": 0.01,
+        "device": "cpu",
+        "metric": "log_loss_nats",
+        "patience": 9,
+    } | settings
+    schema = examples.schema
+    model = model_of(schema, name, **options)
+    trainer = Trainer(TrainingSettings(**settings), task_weights=dict.fromkeys(schema.tasks, 1.0))
+    trainer.weighting.double()
+    placed = Resident(examples, examples, CPU) if settings["device"] == "cpu" else examples
+    fit = trainer.fit(model, placed, examples)
+    return fit, {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+def assert_trained_alike(found, expected, *, rtol=1e-9, atol=1e-11):
+    for ours, theirs in zip(found[0].epochs, expected[0].epochs, strict=True):
+        assert ours["train_loss_nats"] == pytest.approx(theirs["train_loss_nats"], abs=2e-6)
+    for key, value in expected[1].items():
+        torch.testing.assert_close(found[1][key], value, msg=key, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_trains_as_step_by_step(made, recorders, monkeypatch, name):
+    examples = examples_of(made, "every type")
+    found = trained(examples, name)
+    assert (found[0].replayed, found[0].warnings) == (True, [])
+    assert len(recorders) == 1
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    expected = trained(examples, name)
+    assert not expected[0].replayed
+    assert_trained_alike(found, expected)
+
+
+@needs_cuda
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_gpu_replays(made, name, compiled):
+    """In float64, and what torch compiles for it as well."""
+    examples = examples_of(made, "every type")
+    found = trained(examples, name, device="cuda", precision="float32", compile=compiled)
+    assert (found[0].replayed, found[0].compiled, found[0].warnings) == (True, compiled, [])
+    assert_trained_alike(found, trained(examples, name, device="cpu"), rtol=1e-6, atol=1e-8)
