@@ -85,7 +85,8 @@ class _DiceOfBatch(torch.autograd.Function):
         normal, mean, inverse_std, mask = _normal(s, norm, count)
         p = normal.sigmoid_()
         ctx.save_for_backward(s, p, alpha, mean, inverse_std, mask, count)
-        return torch.addcmul(alpha, 1 - alpha, p).mul_(s)
+        # Not in place: compiled by torch 2.11, what an in-place operation returns has no gradient.
+        return torch.addcmul(alpha, 1 - alpha, p) * s
 
     @staticmethod
     @once_differentiable
