@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FROZEN_BY_PYTHON = 1000  # at most: Python 3.12 freezes hundreds itself, who calls freeze thousands
+
 
 @contextlib.contextmanager
 def old_objects_left_alone() -> Iterator[None]:
@@ -17,7 +19,7 @@ def old_objects_left_alone() -> Iterator[None]:
     Once in a while it looks through everything that ever was imported, which takes it a tenth of a
     second where torch is among that. Where somebody has frozen objects already, nothing is done.
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() > _FROZEN_BY_PYTHON:
         yield
         return
     gc.freeze()
