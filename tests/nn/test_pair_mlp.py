@@ -223,3 +223,31 @@ def test_candidates_of_a_request_stay_in_one_share(monkeypatch):
     # Candidates 6 to 8 have no pairs, and so may be in any share.
     assert all(bound % 3 == 0 for bound in bounds.tolist() if bound not in (7, 8))
     assert work.counts.sum() == 45
+
+
+@pytest.mark.usefixtures("instructions", "_shares")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("units", [(24,), (80, 40)])
+def test_values_that_are_spent_have_the_same_gradients(shape, units):
+    lengths, per_request, dim, step_dim = SHAPES[shape]
+    candidate, values, *histories = inputs(lengths, per_request, dim, step_dim)
+    attention = scattered(TargetAttention(dim, step_dim=step_dim, hidden_units=units))
+    found = []
+    for spend in (False, True):
+        leaves = [candidate.clone().requires_grad_(), values.clone().requires_grad_()]
+        own = leaves[1] * 1
+        sums = attention(leaves[0], own, *histories, spend=spend)
+        sums.backward(torch.linspace(-1, 1, sums.numel()).view_as(sums))
+        found.append([each.grad for each in (*leaves, *attention.parameters())])
+        attention.zero_grad()
+        assert torch.equal(own, values) == (not spend or per_request > 1)
+    assert all(torch.equal(*each) for each in zip(*found, strict=True))
+
+
+def test_there_is_one_way_back_through_spent_values():
+    candidate, values, *histories = inputs([3, 9], 1, 8, 8)
+    candidate.requires_grad_()
+    sums = TargetAttention(8)(candidate, values, *histories, spend=True).sum()
+    sums.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="expected one way back"):
+        sums.backward()

@@ -116,6 +116,7 @@ class RankingModel(nn.Module):
                     of_candidate,
                     num_pairs=pairs,
                     count=batch.count,
+                    spend=True,
                 )
                 candidate = beside(candidate, pooled)
             else:

@@ -60,6 +60,7 @@ def attended(
     pairs: Pairs,
     *,
     softmax: bool,
+    spend: bool = False,
 ) -> Tensor:
     """Return each candidate's sum of its steps, weighted by what the MLP says of them ``(B, S)``.
 
@@ -70,6 +71,8 @@ def attended(
         logit: From its last layer, of one output.
         pairs: Of the candidates and the steps.
         softmax: Whether the weights of a candidate are made to sum to 1.
+        spend: Whether the values are nobody else's, and there is one way back only: it gives up
+            what it has used, and the gradient of the values takes their memory where it can.
     """
     activations = mlp.activations()
     assert activations is not None
@@ -84,7 +87,16 @@ def attended(
             norm.count_batch()
     with torch.autocast("cpu", enabled=False):
         sums: Tensor = _Attended.apply(  # type: ignore[no-untyped-call]
-            candidate, values, pairs, norms, softmax, *learned, logit.weight, logit.bias, None
+            candidate,
+            values,
+            pairs,
+            norms,
+            softmax,
+            spend,
+            *learned,
+            logit.weight,
+            logit.bias,
+            None,
         )
     return sums
 
@@ -252,6 +264,7 @@ class _Attended(torch.autograd.Function):
         pairs: Pairs,
         norms: Sequence[BatchNorm | None],
         softmax: bool,  # noqa: FBT001
+        spend: bool,  # noqa: FBT001
         *learned: Tensor | None,
     ) -> Tensor:
         candidate, values = candidate.contiguous(), values.contiguous()
@@ -293,7 +306,8 @@ class _Attended(torch.autograd.Function):
         sums = values.new_empty(len(candidate), values.shape[1])
         library.call("sum", work.pairs, weights, sums)
         ctx.work, ctx.gates, ctx.pairs, ctx.softmax = work, gates, pairs, softmax
-        ctx.save_for_backward(candidate, values, weights, *outputs, *learned)
+        ctx.outputs, ctx.spend = outputs, spend
+        ctx.save_for_backward(candidate, values, weights, *learned)
         return sums
 
     @staticmethod
@@ -305,10 +319,9 @@ class _Attended(torch.autograd.Function):
 
 def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
     """Of all that `_Attended` is applied to."""
-    work, gates, depth = ctx.work, ctx.gates, len(ctx.gates)
-    joint = ctx.pairs.step is None
-    candidate, values, weights, *others = ctx.saved_tensors
-    outputs, learned = others[:depth], others[depth:]
+    gates, depth, joint = ctx.gates, len(ctx.gates), ctx.pairs.step is None
+    candidate, values, weights, *learned = ctx.saved_tensors
+    work, outputs = _taken(ctx)
     *layers, last = _layers(learned)
     of_sums, rows = of_sums.contiguous(), len(weights)
     gradient = torch.empty_like(weights)  # of each pair's weight, then of its logit (P,)
@@ -337,7 +350,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
         sums, of_inputs = work.sums(3, inputs.shape[1]), torch.empty_like(inputs)
         library.call(
             "next_gradient", work.pairs, gate.argument(), gates[place - 1].argument(),
-            upstream, outputs[place], inputs, layer.weight, layer.inputs, inputs.shape[1],
+            upstream, outputs.pop(), inputs, layer.weight, layer.inputs, inputs.shape[1],
             layer.outputs, layer.width, of_weights, of_inputs, of_bias, sums,
         )  # fmt: skip
         of_bias, of_weights = map(library.added_up, (of_bias, of_weights))
@@ -352,7 +365,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
     by_candidate = gradient.new_zeros(len(candidate), layer.width)
     by_step = None if joint else gradient.new_zeros(len(values), layer.width)
     of_candidate = torch.zeros_like(candidate)
-    of_values = torch.empty_like(values) if joint else torch.zeros_like(values)
+    of_values = _room_for_gradient(values, joint=joint, spend=ctx.spend)
     library.call(
         "first_gradient", work.pairs, gate.argument(), upstream, outputs[0], columns.of_pair,
         layer.outputs, layer.width, weights, of_sums, of_pair, by_candidate, by_step,
@@ -367,7 +380,25 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
         of_weight.append(product_of_rows(by_step, values))
     of_weight.append(library.added_up(of_pair)[:, : layer.outputs].t())
     found += _found(layer, of_slopes, by_candidate.sum(dim=0), torch.cat(of_weight, dim=1))
-    return of_candidate, of_values, None, None, None, *reversed(found)
+    return of_candidate, of_values, None, None, None, None, *reversed(found)
+
+
+def _taken(ctx: Any) -> tuple[_Work, list[Tensor]]:  # noqa: ANN401
+    """The pairs and the layers' outputs; where they are spent, nobody else holds them any more."""
+    work, outputs = ctx.work, ctx.outputs
+    if not ctx.spend:
+        return work, list(outputs)
+    if outputs is None:
+        raise RuntimeError("expected one way back through values that are spent, found another")
+    ctx.work, ctx.outputs = None, None
+    return work, outputs
+
+
+def _room_for_gradient(values: Tensor, *, joint: bool, spend: bool) -> Tensor:
+    """That of the values: zeros to add to, or where each step has one pair what is written once."""
+    if not joint:
+        return torch.zeros_like(values)
+    return values.detach() if spend else torch.empty_like(values)
 
 
 def _softmax_gradient(weights: Tensor, gradient: Tensor, pairs: Pairs) -> Tensor:

@@ -95,6 +95,7 @@ class TargetAttention(nn.Module):
         *,
         num_pairs: int | None = None,
         count: Tensor | None = None,
+        spend: bool = False,
     ) -> Tensor:
         """Return each candidate's view of its request's history ``(B, S)``.
 
@@ -106,10 +107,14 @@ class TargetAttention(nn.Module):
             num_pairs: How many pairs there are ``P``, where it is known; else a device is waited
                 for.
             count: How many candidates count, see `finerank.nn.filled`; None: all of them.
+            spend: Whether the values are nobody else's, and there is one way back only: the
+                values are then no longer what they were behind it.
         """
         pairs = pairs_of(offsets, request_of_candidate, num_pairs=num_pairs, count=count)
         if serves(candidate, values, self.mlp, pairs):
-            return attended(candidate, values, self.mlp, self.logit, pairs, softmax=self.softmax)
+            return attended(
+                candidate, values, self.mlp, self.logit, pairs, softmax=self.softmax, spend=spend
+            )
         return weighted_steps(self._weights(candidate, values, pairs), values, pairs)
 
     def weights(

@@ -597,7 +597,9 @@ static void add_short(const FirstGradient *task, const Part *part, const float *
     candidate = candidate_of(pairs, pair, candidate);
     int64_t step = step_of(pairs, candidate, pair);
     const float *of_step = of_input + row * filled, *of_crossed = of_step + behind;
-    const float *c = pairs->candidate + candidate * dim, *h = pairs->values + step * step_dim;
+    const float *c = pairs->candidate + candidate * dim;
+    /* of_values may be where the values are */
+    const float *h = pairs->joint ? input + row * inputs : pairs->values + step * step_dim;
     const float *of_sum = task->of_sums + candidate * step_dim;
     float weight = task->weights[pair];
     float *to_step = task->of_values + step * step_dim;
