@@ -161,3 +161,13 @@ def test_vectors_in_use_are_copies_of_the_rows(dim, threads, monkeypatch):
     with torch.no_grad():
         vectors.zero_()
     assert tables.weight.abs().min() > 0
+
+
+def test_the_vectors_of_the_step_before_are_let_go_before_others_are_made(tables):
+    held = []
+    tables.sparse = True
+    tables.catch_up = lambda *_: held.append(tables.in_use)
+    for _ in range(2):
+        tables(torch.tensor([0, 1]))
+    assert held == [None, None]
+    assert tables.in_use is not None

@@ -87,3 +87,18 @@ def test_tables_are_sparse_in_training_only(examples):
     assert not any(each.sparse or each.in_use or each.catch_up for each in tables)
     model(examples.batch(torch.arange(4))).sum().backward()
     assert all(each.weight.grad.abs().sum() > 0 for each in tables)
+
+
+def test_a_forward_finds_no_gradients_of_the_step_before(examples):
+    model, found = model_of(examples.schema), []
+
+    def look(model, _):
+        if model.training:
+            found.append([name for name, p in model.named_parameters() if p.grad is not None])
+
+    model.register_forward_pre_hook(look)
+    settings = TrainingSettings(epochs=1, batch_size=8, metric="log_loss_nats")
+    tasks = dict.fromkeys(examples.schema.tasks, 1.0)
+    Trainer(settings, task_weights=tasks).fit(model, examples, examples)
+    assert len(found) > 2
+    assert not any(found)

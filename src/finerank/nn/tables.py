@@ -93,6 +93,7 @@ class EmbeddingTables(nn.Module):
         """
         if not (self.sparse and torch.is_grad_enabled()):
             return self.weight, rows
+        self.in_use = None  # makes room: the last step's vectors and gradient are done with
         different, places, first = self._different(rows)
         vectors = self._vectors(different)
         if self.catch_up is not None:

@@ -204,11 +204,11 @@ class Trainer:
     ) -> Tensor:
         """Learn from one batch, without waiting for a device; the loss of each task ``(T,)``."""
         assert batch.labels is not None
+        optimizers.zero_grad()  # before the forward, which takes their memory
         short = self.precision != torch.float32
         with torch.autocast(self.device.type, self.precision, enabled=short):
             logits = model(batch)
         losses = task_losses(logits.to(batch.labels.dtype), batch.labels)  # (T,)
-        optimizers.zero_grad()
         self.weighting(losses).backward()
         if l2 is not None:
             l2.add_gradient()
