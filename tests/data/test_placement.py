@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from finerank.data.batch import Batch, Jagged
 from finerank.data.dataset import Dataset
 from finerank.data.examples import Examples
 from finerank.data.placement import Copied, Placement, Resident, sizes_of_requests
+from finerank.nn import host
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -87,6 +89,41 @@ def test_batches_are_those_of_the_host(examples, order, kind):
         assert steps.num_pairs == int(lengths[batch.request_of_candidate].sum())
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_columns_side_by_side_are_taken_in_one(made, monkeypatch, order):
+    """With ids, numbers, lists and vectors among them; the others as they were."""
+    monkeypatch.setattr(host, "is_readable", lambda tensor: False)
+    examples = made.examples(
+        made.schemas["every type"], candidates=(3, 1, 2, 4), steps=(2, 0, 5, 1)
+    )
+    placement = Placement(META, room=2**40)
+    placement.device = CPU  # from which batches can be read
+    placed = Resident(examples, placement._on_device(examples), CPU)
+    requests = torch.tensor(order, dtype=torch.int64)
+    with Operations() as operations:
+        found = placed.batch(requests)
+    assert_same(found, examples.batch(requests))
+    own = [examples.request, examples.candidate]
+    plain = [c for columns in own for c in columns.values() if isinstance(c, torch.Tensor)]
+    types = [{c.dtype for c in columns.values() if isinstance(c, torch.Tensor)} for columns in own]
+    assert len(plain) > sum(map(len, types))
+    as_they_are = as_if_resident(examples)
+    with Operations() as one_by_one:
+        as_they_are.batch(requests)
+    saved = one_by_one.count - operations.count
+    assert saved == len([c for c in plain if c.ndim == 1]) - sum(map(len, types))
+
+
+class Operations(TorchDispatchMode):
+    """Counts those that take rows."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket is torch.ops.aten.index_select
+        return func(*args, **(kwargs or {}))
+
+
 def test_a_batch_is_made_on_the_device(examples):
     """There is nothing to read on this device; the shapes are known all the same."""
     requests = torch.tensor([1, 0])
@@ -140,5 +177,5 @@ def test_free_memory_is_asked_of_the_device(made, monkeypatch):
     placement = Placement(torch.device("cuda", 1))
     for free, kind in ((2 * nbytes(examples), Resident), (2 * nbytes(examples) - 2, Copied)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**9))
-        monkeypatch.setattr(placement, "_to_device", lambda tensor: tensor)
+        monkeypatch.setattr(placement, "_on_device", lambda examples: examples)
         assert isinstance(placement.place(examples), kind)

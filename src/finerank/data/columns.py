@@ -1,9 +1,10 @@
 """The same rows of several columns, taken at once.
 
 A batch takes each column's own operation otherwise, and the thread that makes batches would keep
-the one that trains waiting for the interpreter.
+the one that trains waiting for the interpreter. On a device an operation takes longer than what it
+does: there columns that lie side by side in one matrix are taken in one.
 
-Shape: ``R`` rows.
+Shapes: ``R`` rows, ``F`` columns.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from finerank.data.batch import Column, take
+from finerank.data.batch import Column, Jagged, take
 from finerank.nn import host
 from finerank.nn.kernels import library
 
@@ -46,12 +47,54 @@ def take_columns(
     taken: dict[str, Column] = {}
     if len(plain) >= _FEWEST and host.is_readable(rows) and library.is_there():
         taken.update(zip(plain, _taken([*plain.values()], rows), strict=True))
+    elif not host.is_readable(rows):
+        taken.update(_of_matrices(columns, rows))
     return {
         name: taken[name]
         if name in taken
         else take(column, rows, size=sizes.get(name), count=count)
         for name, column in columns.items()
     }
+
+
+def side_by_side(columns: Mapping[str, Column], device: torch.device) -> dict[str, Column]:
+    """A copy on a device, of those with a number a row side by side in a matrix of their type."""
+    by_type: dict[torch.dtype, list[str]] = {}
+    for name, column in columns.items():
+        if isinstance(column, Tensor) and column.ndim == 1:
+            by_type.setdefault(column.dtype, []).append(name)
+    copied: dict[str, Column] = {}
+    for names in by_type.values():
+        matrix = torch.stack([_tensor(columns[name]) for name in names], dim=1).to(device)  # (R, F)
+        copied.update(zip(names, matrix.unbind(1), strict=True))
+    return {
+        name: copied[name]
+        if name in copied
+        else Jagged(*(each.to(device) for each in column))
+        if isinstance(column, Jagged)
+        else column.to(device)
+        for name, column in columns.items()
+    }
+
+
+def _tensor(column: Column) -> Tensor:
+    assert not isinstance(column, Jagged)
+    return column
+
+
+def _of_matrices(columns: Mapping[str, Column], rows: Tensor) -> dict[str, Column]:
+    """The given rows of those columns that lie side by side in a matrix."""
+    matrices: dict[int, Tensor] = {}
+    taken: dict[str, Column] = {}
+    for name, column in columns.items():
+        if isinstance(column, Jagged) or (matrix := column._base) is None:  # noqa: SLF001
+            continue
+        if matrix.ndim != 2 or column.stride() != matrix.stride()[:1]:  # noqa: PLR2004
+            continue
+        if id(matrix) not in matrices:
+            matrices[id(matrix)] = matrix.index_select(0, rows)  # (R, F)
+        taken[name] = matrices[id(matrix)][:, column.storage_offset()]
+    return taken
 
 
 def _is_plain(column: Tensor) -> bool:

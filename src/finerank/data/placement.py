@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from finerank.data.batch import Jagged, sent
+from finerank.data.columns import side_by_side
 from finerank.data.examples import Examples
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ class Placement:
     def __init__(self, device: torch.device, *, room: int | None = None) -> None:
         self.device, self._room = device, room
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # by the host's tensor, kept with it
+        self._own_bytes = 0  # of what the sets don't share
 
     def place(self, examples: PlacedSet) -> PlacedSet:
         """The examples as they are for the CPU, else `Resident` where there is room or `Copied`."""
         if self.device.type == "cpu" or isinstance(examples, Resident | Copied):
             return examples
         if isinstance(examples, Examples) and self._bytes_more(examples) <= self._room_left():
-            return Resident(examples, examples.map(self._to_device), self.device)
+            return Resident(examples, self._on_device(examples), self.device)
         return Copied(examples, self.device)
 
     def _bytes_more(self, examples: Examples) -> int:
@@ -61,10 +63,20 @@ class Placement:
 
     def _room_left(self) -> int:
         if self._room is not None:
-            return self._room - sum(moved.nbytes for _, moved in self._moved.values())
+            shared = sum(moved.nbytes for _, moved in self._moved.values())
+            return self._room - shared - self._own_bytes
         if self.device.type != "cuda":
             return 0
         return int(_SHARE * torch.cuda.mem_get_info(self.device)[0])
+
+    def _on_device(self, examples: Examples) -> Examples:
+        """A copy on the device; a set's own columns side by side, for nobody shares them."""
+        shared = replace(examples, request={}, candidate={}).map(self._to_device)
+        self._own_bytes += self._bytes_more(examples)
+        request, candidate = (
+            side_by_side(columns, self.device) for columns in (examples.request, examples.candidate)
+        )
+        return replace(shared, request=request, candidate=candidate)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         if id(tensor) not in self._moved:
