@@ -184,6 +184,7 @@ def test_the_page(suite):
         "cpu": "a processor",
         "threads": 2,
         "device": "cpu",
+        "device_name": "",
         "command": "python run.py",
         "measurements": [
             *(measurement("finerank", speed) for speed in (10.0, 30.0, 20.0)),
@@ -205,6 +206,9 @@ def test_the_page(suite):
         in page
     )
     assert "Peak memory, end to end: 0.50 of the leanest peer's, torch-rechub." in page
+    assert "a processor, 2 threads. " in page
+    on_a_gpu = suite("page").page(results | {"device": "cuda", "device_name": "a GPU"}, None)
+    assert "a processor, 2 threads, on one a GPU. " in on_a_gpu
 
 
 def test_names_and_letters(suite):
@@ -256,6 +260,25 @@ def test_cases_that_are_compared_take_their_rounds_in_turn(suite, tmp_path, monk
     assert [(each["round"], each["case"]) for each in kept] == [
         (round_, name) for round_ in range(3) for name in names
     ]
+    done.clear()
+    step = [
+        "din-tailed",
+        "--only",
+        "finerank",
+        "--rounds",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--measures",
+    ]
+    run.run(run.parser().parse_args([*step, "step"]))
+    run.run(run.parser().parse_args([*step, "end to end"]))
+    assert done == [
+        (name, each) for name in ["din-tailed"] for each in ("finerank", "floor", "finerank")
+    ]
+    kept = json.loads((tmp_path / "results.json").read_text())["measurements"]
+    of_case = [(each["library"], each["measure"]) for each in kept if each["case"] == "din-tailed"]
+    assert of_case == [("finerank", "step"), ("floor", "step"), ("finerank", "end to end")]
     done.clear()
     run.run(run.parser().parse_args(["a", "b", "--only", "finerank", "--out", str(tmp_path)]))
     assert list(dict.fromkeys(name for name, _ in done)) == ["din-tailed", "din-full"]

@@ -5,7 +5,8 @@ python benchmarks/speed/gpu.py [CASE ...] [--rounds 3] [--only finerank fuxictr]
 The same cases, sides and page as `run.py`, with the models on the device: results-cuda.json,
 RESULTS-cuda.md and results-cuda.png. Evaluation and preparation run on the CPU and are left out.
 All compute in float32, finerank a second time with its default settings. It has the training set on
-the device where it fits. The clock waits for the device where counting begins and ends.
+the device where it fits, and makes the batches there: in its step alone as well. The clock waits
+for the device where counting begins and ends.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ def main() -> None:
         )
     cases = chosen(given.cases) if given.cases else CASES
     given.cases = [case.name for case in cases if case.measures == TRAINING]
-    given.device = "cuda"
-    print(torch.cuda.get_device_name(), flush=True)
+    given.device, given.device_name = "cuda", torch.cuda.get_device_name()
     run(given)
 
 

@@ -30,7 +30,8 @@ instead of lazy Adam. All ratios but those that say so are of float32.
 
 - **end to end**: the library's own training loop with its own loader, from encoded data, after a
   warm-up.
-- **step**: the same loop on batches that are made already: forward, backward, optimiser.
+- **step**: the same loop on batches that are made already: forward, backward, optimiser. On a GPU
+  finerank makes its batches there, as a part of the step.
 - **floor**: the step's bare matrix products as the model is written, forward and twice backward, by
   the faster of torch's two libraries for each, and one read and write of the batch's embedding rows
   with both moments of Adam, without any padding. A share of the floor of 100 % would leave no time
@@ -86,7 +87,7 @@ def page(results: dict[str, Any], chart: str | None) -> str:
     """The page as Markdown."""
     series, errors = _series(results)
     lines = ["# Speed", "", f"```\n{results['command']}\n```", "", ABOUT]
-    where = "" if results["device"] == "cpu" else f", on {results['device']}"
+    where = f", on one {results['device_name']}" if results["device_name"] else ""
     lines += [
         f"{results['date']}, {results['cpu']}, {results['threads']} threads{where}. "
         f"{_versions(results)}.",

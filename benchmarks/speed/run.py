@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from measure import cpu_name
 from page import write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 HERE = Path(__file__).parent
 LIMIT_S = 600  # of one process
@@ -49,12 +50,13 @@ def parser() -> argparse.ArgumentParser:
     given.add_argument("cases", nargs="*", help="names or letters")
     given.add_argument("--rounds", type=int, default=3)
     given.add_argument("--only", nargs="+", choices=LIBRARIES, default=LIBRARIES)
+    given.add_argument("--measures", nargs="+", help="as end to end, step; all where left out")
     given.add_argument("--seconds", type=float, default=5, help="of a training measurement")
     given.add_argument("--scale", type=float, default=1, help="of the rows, for trying things out")
     given.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "2")))
     given.add_argument("--work", type=Path, default=Path("runs/speed"), help="data and folders")
     given.add_argument("--out", type=Path, help="folder of the page")
-    given.set_defaults(device="cpu")
+    given.set_defaults(device="cpu", device_name="")
     return given
 
 
@@ -71,32 +73,42 @@ def run(given: argparse.Namespace) -> None:
     kept = json.loads(file.read_text())["measurements"] if file.exists() else []
     for _, group in groupby(cases, key=lambda case: case.letter if case in SCALING else case.name):
         together = list(group)
-        names = {case.name for case in together}
-        renewed = {(name, library) for name in names for library in (*given.only, "floor")}
-        kept = [each for each in kept if (each["case"], each["library"]) not in renewed]
+        kept = [each for each in kept if not is_renewed(each, together, given)]
         for rounds in zip_longest(*(rounds_of(case, given) for case in together), fillvalue=[]):
             kept += chain(*rounds)
+        file_name = Path(sys.argv[0]).name
         results = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "cpu": cpu_name(),
             "threads": given.threads,
             "device": given.device,
-            "command": " ".join(["python", "benchmarks/speed/run.py", *sys.argv[1:]]),
+            "device_name": given.device_name,
+            "command": shlex.join(["python", f"benchmarks/speed/{file_name}", *sys.argv[1:]]),
             "measurements": kept,
         }
         file.write_text(json.dumps(results, indent=1))
         write(results, file)
 
 
+def is_renewed(result: dict[str, Any], cases: Sequence[Case], given: argparse.Namespace) -> bool:
+    """Whether a result of an earlier run is measured again."""
+    return (
+        result["case"] in {case.name for case in cases}
+        and result["library"] in (*given.only, "floor")
+        and result["measure"] in (given.measures or [result["measure"]])
+    )
+
+
 def rounds_of(case: Case, given: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
     """What each library takes, round by round."""
+    measures = [each for each in case.measures if each in (given.measures or case.measures)]
     todo = [
         (library, measure)
-        for measure in case.measures
+        for measure in measures
         for library in case.libraries
         if library in given.only
     ]
-    if "step" in case.measures:
+    if "step" in measures:
         todo.append(("floor", "step"))
     rates: dict[tuple[str, str], float] = {}
     for round_ in range(min(given.rounds, case.most_rounds)):
