@@ -43,6 +43,28 @@ def test_expand_ranges_is_a_loop_over_range(ranges, dtype):
 
 
 @settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), max_size=6).filter(
+        lambda ranges: any(length for _, length in ranges)
+    ),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=3),
+    st.integers(0, 9),
+)
+def test_ranges_that_fill_up_repeat_the_last_position_that_counts(ranges, others, more):
+    positions, offsets = expand_ranges(
+        *torch.tensor([*ranges, *others]).unbind(1),
+        size=sum(length for _, length in ranges) + more,
+        count=torch.tensor(len(ranges)),
+    )
+    expected = [i for start, length in ranges for i in range(start, start + length)]
+    assert positions.tolist() == expected + more * expected[-1:]
+    lengths = offsets.diff().tolist()
+    assert lengths[: len(ranges)] == [length for _, length in ranges]
+    assert sum(lengths) == len(positions)
+    assert max(lengths[len(ranges) :]) <= min(lengths[len(ranges) :]) + 1
+
+
+@settings(deadline=None)
 @given(st.data(), lengths_lists.filter(len), index_dtypes, index_dtypes)
 def test_pair_steps_is_a_loop_over_candidates_and_steps(data, lengths, dtype, candidate_dtype):
     requests = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=8))

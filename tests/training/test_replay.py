@@ -12,11 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from finerank.data.placement import Resident
+from finerank.data.loader import Loader
+from finerank.data.placement import Copied, Resident
 from finerank.models.registry import build
 from finerank.nn import host
 from finerank.settings import ModelSettings, TrainingSettings
 from finerank.training import replay as module
+from finerank.training.row_optimizers import DeferredAdam
 from finerank.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -135,6 +137,130 @@ def test_every_model_trains_as_step_by_step(made, recorders, monkeypatch, name):
     expected = trained(examples, name)
     assert not expected[0].replayed
     assert_trained_alike(found, expected)
+
+
+@pytest.mark.parametrize("schema", ["flat", "numbers only", "one history", "steps of their own"])
+def test_every_schema_trains_as_step_by_step(made, recorders, monkeypatch, schema):
+    examples = examples_of(made, schema)
+    found = trained(examples)
+    assert found[0].replayed
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    assert_trained_alike(found, trained(examples))
+
+
+SETTINGS = [
+    {"embedding_optimizer": "lazy_adam"},
+    {"embedding_optimizer": "rowwise_adagrad", "embedding_l2": 0.5},
+    {"embedding_weight_decay": 0.1, "weight_decay": 0.1},
+    {"task_weights": "uncertainty"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_every_setting_trains_as_step_by_step(made, recorders, monkeypatch, settings):
+    examples, options = examples_of(made, "every type"), {"normalization": "batch"}
+    found = trained(examples, options=options, **settings)
+    assert found[0].replayed
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    assert_trained_alike(found, trained(examples, options=options, **settings))
+
+
+def test_ids_dropped_and_units_dropped_are_others_in_every_step(made, recorders):
+    examples = examples_of(made, "every type")
+    examples.labels[:] = [torch.zeros_like(each) for each in examples.labels]
+    options = {"dropout": 0.5}
+    fits = [trained(examples, options=options, **more)[0] for more in ({}, {"id_dropout": 0.5})]
+    for fit in fits:
+        losses = [epoch["train_loss_nats"]["click"] for epoch in fit.epochs]
+        assert fit.replayed
+        assert losses == sorted(losses, reverse=True)
+    drawn = [
+        [result for func, _, _, result in each.noted if "rand" in str(func) or "bern" in str(func)]
+        for each in recorders
+    ]
+    assert all(drawn)
+    for each, recorder in zip(drawn, recorders, strict=True):
+        before = [result.clone() for result in each]
+        recorder.replay()
+        assert not any(map(torch.equal, each, before))
+
+
+def test_recorded_anew_where_the_learning_rate_has_changed(made, recorders, monkeypatch):
+    examples, settings = examples_of(made, "one history"), {"metric": "auc", "plateau_factor": 0.5}
+    monkeypatch.setattr(Trainer, "_watched", lambda self, metrics: 0.0)  # never better
+    found = trained(examples, **settings)
+    rates = [epoch["learning_rate"] for epoch in found[0].epochs]
+    assert rates == [0.01, 0.01, 0.005]
+    assert len(recorders) == 2
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    assert_trained_alike(found, trained(examples, **settings))
+
+
+def test_recorded_anew_where_what_optimisers_keep_has_moved(made, recorders, monkeypatch):
+    monkeypatch.setattr(DeferredAdam, "_room", 8)
+    examples = examples_of(made, "one history")
+    found = trained(examples)
+    steps = len(list(Loader(examples, batch_size=16))) * len(found[0].epochs)
+    assert 32 < steps < 64
+    assert len(recorders) == 4  # the first, and in steps 8, 16 and 32
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    assert_trained_alike(found, trained(examples))
+
+
+def test_recorded_anew_where_a_batch_needs_more_room(made, recorders, monkeypatch):
+    """One request has more steps than all others together."""
+    monkeypatch.setattr(module, "_DEVIATIONS", 0)
+    schema = made.schemas["one history"]
+    examples = made.examples(schema, candidates=[1] * 64, steps=[2, 1, 3, 2] * 15 + [150, 2, 2, 2])
+    examples.labels[:] = [each.double() for each in examples.labels]
+    found = trained(examples)
+    assert 2 <= len(recorders) <= 5
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    assert_trained_alike(found, trained(examples))
+
+
+def test_batches_that_have_none_of_something_are_not_replayed(made, recorders, monkeypatch):
+    schema, told = made.schemas["one history"], []
+    examples = made.examples(schema, candidates=[1] * 34, steps=[0] * 32 + [3, 2])
+    examples.labels[:] = [each.double() for each in examples.labels]
+    found = trained(examples, batch_size=2)
+    made_, count = Resident.made, examples.num_requests
+
+    def made_told(self, requests, sizes, filled=None):
+        told.append(filled is None)
+        return made_(self, requests, sizes, filled)
+
+    monkeypatch.setattr(Resident, "made", made_told)
+    trained(examples, batch_size=2, epochs=1)
+    assert told.count(True) >= count // 2 - 2
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    assert_trained_alike(found, trained(examples, batch_size=2))
+
+
+def test_goes_on_as_told_where_nothing_can_be_recorded(made, recorders, monkeypatch):
+    record = module.record
+
+    def first_then_fails(function, generators):
+        record(function, generators)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(module, "record", first_then_fails)
+    examples = examples_of(made, "every type")
+    found = trained(examples)
+    assert not found[0].replayed
+    (warning,) = found[0].warnings
+    assert warning.startswith("training: steps could not be replayed, so that ")
+    assert warning.endswith("RuntimeError: operation not permitted when stream is capturing")
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    assert_trained_alike(found, trained(examples))
+
+
+def test_only_a_device_that_holds_the_examples_replays(made):
+    examples = examples_of(made, "flat")
+    assert not module.is_possible(examples)
+    assert not module.is_possible(Copied(examples, torch.device("cuda")))
+    assert not module.is_possible(Resident(examples, examples, CPU))
+    assert module.is_possible(Resident(examples, examples, torch.device("cuda")))
 
 
 @needs_cuda

@@ -41,10 +41,9 @@ def expand_ranges(
         starts: Where the ranges begin ``(R,)``.
         lengths: How long they are ``(R,)``.
         size: The sum of the lengths, where it is known; else a device is waited for.
-        count: How many of the ranges count, fewer than all, see `finerank.nn.filled`. Then the one
-            behind them is as long as it takes to give ``size`` positions, which are the last that
-            counts again and again, and any further one is empty. At least one position has to
-            count.
+        count: How many of the ranges count, fewer than all, see `finerank.nn.filled`. Then those
+            behind them share, evenly, what it takes to give ``size`` positions: the last that
+            counts again and again. At least one position has to count.
 
     >>> positions, offsets = expand_ranges(torch.tensor([5, 0, 2]), torch.tensor([2, 0, 3]))
     >>> positions.tolist(), offsets.tolist()
@@ -65,13 +64,15 @@ def value_at(x: Tensor, place: Tensor) -> Tensor:
 def _filled_ranges(
     starts: Tensor, lengths: Tensor, size: int, count: Tensor
 ) -> tuple[Tensor, Tensor]:
-    order = torch.arange(lengths.shape[0] + 1, device=lengths.device)
+    num_ranges = lengths.shape[0]
+    order = torch.arange(num_ranges + 1, device=lengths.device)
     ends = lengths.mul(order[:-1] < count).cumsum(0)
-    offsets = functional.pad(ends, (1, 0))
-    places = torch.arange(size, device=lengths.device).minimum(ends[-1] - 1)
+    offsets, total = functional.pad(ends, (1, 0)), ends[-1]
+    places = torch.arange(size, device=lengths.device).minimum(total - 1)
     ranges = torch.searchsorted(ends, places, right=True)
     positions = places + (starts - offsets[:-1]).index_select(0, ranges)
-    return positions, offsets.masked_fill(order > count, size)
+    behind = (order - count).clamp_(min=0)  # ranges that fill up, to each offset
+    return positions, offsets + (size - total) * behind // (num_ranges - count)
 
 
 def pair_steps(

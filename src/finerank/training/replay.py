@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from finerank.training.id_dropout import IdDropout
     from finerank.training.optimizers import Optimizers
 
-_DEVIATIONS = 4  # of a batch's size from the mean that there is room for at once
+_DEVIATIONS = 3  # of a batch's size from the mean that there is room for at once
+_FILLING = 32  # requests and candidates, among which what fills a batch up is shared
+_OF_FLAT = {("requests",), ("candidates",)}  # what a flat table's batch has
 _FEWEST = 2  # of everything, for a batch that is replayed: there is no variance of fewer
 
 
@@ -103,10 +105,11 @@ class Replay:
         return self._losses
 
     def _make_room(self, sizes: dict[tuple[str, ...], int]) -> None:
-        """For almost all batches of about as many candidates, and one more of everything.
+        """For almost all batches of about as many candidates, and for what fills them up.
 
         A batch's steps are a sum over its requests, so that few batches have more than the mean
-        and four standard deviations.
+        and three standard deviations. What fills up has more than one row where rows have lists of
+        something: one long list would take a device longer than all others.
         """
         needed, count = dict(sizes), sizes["requests",]
         of_candidates = self._of_requests["candidates",]
@@ -118,7 +121,11 @@ class Replay:
             if name != ("candidates",):
                 usual = each.mean * needed["requests",] + _DEVIATIONS * each.std * count**0.5
                 needed[name] = max(needed[name], int(usual))
-        self._room = {name: max(self._room.get(name, 0), n + 1) for name, n in needed.items()}
+        filling = 1 if len(sizes) == len(_OF_FLAT) else _FILLING
+        self._room = {
+            name: max(self._room.get(name, 0), n + (filling if name in _OF_FLAT else 1))
+            for name, n in needed.items()
+        }
         self._input = self._input.new_empty(self._room["requests",] + 1)
         self._recorded = None
 

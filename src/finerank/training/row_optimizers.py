@@ -197,6 +197,7 @@ class DeferredAdam(LazyAdam):
     """
 
     _latest = 300  # steps back in which a term counts
+    _room = 1024  # steps at first
 
     def __init__(self, tables: Sequence[EmbeddingTables], *, learning_rate: float) -> None:
         super().__init__(tables, learning_rate=learning_rate)
@@ -206,10 +207,10 @@ class DeferredAdam(LazyAdam):
         self._in_use: dict[int, Tensor] = {}  # moments of the rows looked up
         device = self._counted.device
         # M and M' by the step of the last use
-        self._moves = torch.zeros(2, 1024, dtype=torch.float64, device=device)
+        self._moves = torch.zeros(2, self._room, dtype=torch.float64, device=device)
         beta_1, beta_2 = self.betas
         betas = torch.tensor([[beta_1], [beta_2]], dtype=torch.float64, device=device)
-        self._powers = betas ** torch.arange(1024, device=device)  # by the steps since
+        self._powers = betas ** torch.arange(self._room, device=device)  # by the steps since
         self._back = torch.arange(self._latest, 0, -1, device=device)
         ratios = torch.tensor([[beta_1 / beta_2**0.5], [beta_1 / beta_2]], dtype=torch.float64)
         self._shares = ratios.to(device) ** self._back
