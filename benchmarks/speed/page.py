@@ -32,7 +32,7 @@ instead of lazy Adam. All ratios but those that say so are of float32.
   warm-up.
 - **step**: the same loop on batches that are made already: forward, backward, optimiser. On a GPU
   finerank makes its batches there, as a part of the step.
-- **floor**: the step's bare matrix products as the model is written, forward and twice backward, by
+- **floor**, on a CPU: the step's bare matrix products as the model is written, forward and twice backward, by
   the faster of torch's two libraries for each, and one read and write of the batch's embedding rows
   with both moments of Adam, without any padding. A share of the floor of 100 % would leave no time
   for anything else; above it products were left out (finerank maps ids that repeat themselves in a

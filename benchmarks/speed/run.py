@@ -108,7 +108,7 @@ def rounds_of(case: Case, given: argparse.Namespace) -> Iterator[list[dict[str, 
         for library in case.libraries
         if library in given.only
     ]
-    if "step" in measures:
+    if "step" in measures and given.device == "cpu":
         todo.append(("floor", "step"))
     rates: dict[tuple[str, str], float] = {}
     for round_ in range(min(given.rounds, case.most_rounds)):
