@@ -72,7 +72,7 @@ def recorders(monkeypatch):
     """One for each recording so far."""
     made = []
 
-    def record(function, generators):
+    def record(function, device, generators):
         states = [each.get_state() for each in generators]
         made.append(Recorder())
         with made[-1]:
@@ -207,16 +207,30 @@ def test_recorded_anew_where_what_optimisers_keep_has_moved(made, recorders, mon
     assert_trained_alike(found, trained(examples))
 
 
-def test_recorded_anew_where_a_batch_needs_more_room(made, recorders, monkeypatch):
-    """One request has more steps than all others together."""
-    monkeypatch.setattr(module, "_DEVIATIONS", 0)
-    schema = made.schemas["one history"]
-    examples = made.examples(schema, candidates=[1] * 64, steps=[2, 1, 3, 2] * 15 + [150, 2, 2, 2])
+@pytest.mark.parametrize(("longest", "deviations"), [(2, 3), (30, 0), (900, 3)])
+def test_batches_of_many_steps(made, recorders, monkeypatch, longest, deviations):
+    """Recorded once, or anew with more room, or the one that is by far the longest not at all."""
+    monkeypatch.setattr(module, "_DEVIATIONS", deviations)
+    steps, told = [2, 1, 3, 2] * 249 + [2, 2, 2, longest], []
+    examples = made.examples(made.schemas["one history"], candidates=[1] * 1000, steps=steps)
     examples.labels[:] = [each.double() for each in examples.labels]
-    found = trained(examples)
-    assert 2 <= len(recorders) <= 5
+    made_as_told = Resident.made
+
+    def made_(self, requests, sizes, count=None):
+        told.append(sizes["steps", "clicked"] if count is None else 0)
+        return made_as_told(self, requests, sizes, count)
+
+    monkeypatch.setattr(Resident, "made", made_)
+    settings = {"embedding_optimizer": "lazy_adam", "epochs": 1}
+    found = trained(examples, **settings)
+    if longest == 900:
+        assert sum(size > 0 for size in told) == len(found[0].epochs)
+        assert max(told) > 900
+    else:
+        assert max(told) == 0
+    assert (len(recorders) > 1) == (longest == 30)
     monkeypatch.setattr(module, "is_possible", lambda examples: False)
-    assert_trained_alike(found, trained(examples))
+    assert_trained_alike(found, trained(examples, **settings))
 
 
 def test_batches_that_have_none_of_something_are_not_replayed(made, recorders, monkeypatch):
@@ -240,8 +254,8 @@ def test_batches_that_have_none_of_something_are_not_replayed(made, recorders, m
 def test_goes_on_as_told_where_nothing_can_be_recorded(made, recorders, monkeypatch):
     record = module.record
 
-    def first_then_fails(function, generators):
-        record(function, generators)
+    def first_then_fails(function, *given):
+        record(function, *given)
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(module, "record", first_then_fails)
@@ -272,3 +286,11 @@ def test_a_gpu_replays(made, name, compiled):
     found = trained(examples, name, device="cuda", precision="float32", compile=compiled)
     assert (found[0].replayed, found[0].compiled, found[0].warnings) == (True, compiled, [])
     assert_trained_alike(found, trained(examples, name, device="cpu"), rtol=1e-6, atol=1e-8)
+
+
+@needs_cuda
+def test_a_gpu_replays_what_it_draws(made):
+    examples = examples_of(made, "every type")
+    options, settings = {"dropout": 0.5}, {"id_dropout": 0.5, "precision": "float32"}
+    fit, _ = trained(examples, options=options, device="cuda", **settings)
+    assert (fit.replayed, fit.warnings) == (True, [])

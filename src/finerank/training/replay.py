@@ -8,11 +8,13 @@ up to sizes that come again (see `finerank.nn.filled`).
 
 from __future__ import annotations
 
+import math
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
 
+from finerank.data.batch import sent
 from finerank.data.placement import Requests, Resident, Unmade
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from finerank.training.optimizers import Optimizers
 
 _DEVIATIONS = 3  # of a batch's size from the mean that there is room for at once
+_UNUSUAL = 2  # times as much as few batches have more of: such a one is done as it is told
 _FILLING = 32  # requests and candidates, among which what fills a batch up is shared
 _OF_FLAT = {("requests",), ("candidates",)}  # what a flat table's batch has
 _FEWEST = 2  # of everything, for a batch that is replayed: there is no variance of fewer
@@ -77,8 +80,8 @@ class Replay:
         The losses are overwritten by the next step.
         """
         sizes = {("requests",): len(requests.rows), **requests.sizes}
-        if self.warning or min(sizes.values()) < _FEWEST:
-            return self._told(requests.rows.to(self._input.device), requests.sizes)
+        if self.warning or min(sizes.values()) < _FEWEST or self._is_unusual(sizes):
+            return self._told(sent(requests.rows, self._input.device), requests.sizes)
         if self._optimizers.make_room() or self._optimizers.learning_rate != self._learning_rate:
             self._recorded, self._learning_rate = None, self._optimizers.learning_rate
         if any(size >= self._room.get(name, 0) for name, size in sizes.items()):
@@ -90,7 +93,7 @@ class Replay:
         if self._recorded is None:
             try:
                 generators = [] if self._drop is None else [self._drop.generator]
-                self._recorded = record(self._do, generators)
+                self._recorded = record(self._do, self._input.device, generators)
             except RuntimeError as error:
                 self.warning = (
                     "training: steps could not be replayed, so that training went on as without: "
@@ -104,23 +107,26 @@ class Replay:
         assert self._losses is not None
         return self._losses
 
+    def _is_unusual(self, sizes: dict[tuple[str, ...], int]) -> bool:
+        """Whether all batches would be slow if there were room for such a one."""
+        count = sizes["requests",]
+        return any(
+            sizes[name] > _UNUSUAL * each.usual(count) for name, each in self._of_requests.items()
+        )
+
     def _make_room(self, sizes: dict[tuple[str, ...], int]) -> None:
         """For almost all batches of about as many candidates, and for what fills them up.
 
-        A batch's steps are a sum over its requests, so that few batches have more than the mean
-        and three standard deviations. What fills up has more than one row where rows have lists of
-        something: one long list would take a device longer than all others.
+        What fills up has more than one row where rows have lists of something: one long list would
+        take a device longer than all others.
         """
-        needed, count = dict(sizes), sizes["requests",]
-        of_candidates = self._of_requests["candidates",]
-        needed["candidates",] += of_candidates.most
-        needed["requests",] += int(
-            _DEVIATIONS * count**0.5 * of_candidates.std / of_candidates.mean
-        )
+        needed, of_candidates = dict(sizes), self._of_requests["candidates",]
+        needed["candidates",] += of_candidates.usual(1)
+        spread = of_candidates.std / of_candidates.mean  # how the number of requests varies
+        needed["requests",] += int(_DEVIATIONS * spread * sizes["requests",] ** 0.5)
         for name, each in self._of_requests.items():
             if name != ("candidates",):
-                usual = each.mean * needed["requests",] + _DEVIATIONS * each.std * count**0.5
-                needed[name] = max(needed[name], int(usual))
+                needed[name] = max(needed[name], each.usual(needed["requests",]))
         filling = 1 if len(sizes) == len(_OF_FLAT) else _FILLING
         self._room = {
             name: max(self._room.get(name, 0), n + (filling if name in _OF_FLAT else 1))
@@ -160,19 +166,22 @@ def is_possible(examples: PlacedSet) -> TypeGuard[Resident]:
 
 
 def record(
-    function: Callable[[], None], generators: Iterable[torch.Generator]
+    function: Callable[[], None], device: torch.device, generators: Iterable[torch.Generator]
 ) -> Callable[[], None]:
     """Tell a device of what a function does, without doing it; what is returned does it.
 
     Args:
         function: waits for nothing.
+        device: that does it.
         generators: that it draws from, beside the device's own.
     """
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
+    stream = torch.cuda.Stream(device)
     # a loader's thread may ask for memory meanwhile
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    mode = "thread_local"
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
         function()
     return graph.replay
 
@@ -182,9 +191,13 @@ class _PerRequest(NamedTuple):
 
     mean: float
     std: float
-    most: int
 
     @classmethod
     def of(cls, counts: Tensor) -> _PerRequest:
+        """Of those of all requests ``(R,)``."""
         numbers = counts.double()
-        return cls(float(numbers.mean()), float(numbers.std(correction=0)), int(counts.max()))
+        return cls(float(numbers.mean()), float(numbers.std(correction=0)))
+
+    def usual(self, requests: int) -> int:
+        """What few batches of so many requests have more of; it is a sum over the requests."""
+        return math.ceil(self.mean * requests + _DEVIATIONS * self.std * requests**0.5)
