@@ -98,6 +98,13 @@ def test_a_large_set_is_shuffled_block_by_block(monkeypatch):
     assert max(max(each) - min(each) for each in neighbours) > 50
 
 
+def test_an_order_is_of_short_numbers_and_a_batch_of_long_ones():
+    loader = Loader(examples([1] * 30), batch_size=10, shuffle=True)
+    assert {order.dtype for order in loader._orders()} == {torch.int32}
+    asked = [requests.dtype for requests in loader._cut(loader._orders())]
+    assert asked == [torch.int64] * 3
+
+
 def test_one_batch_needs_no_thread():
     loader = Loader(examples([2, 3]), batch_size=5)
     threads = threading.active_count()

@@ -81,7 +81,7 @@ class Dataset:
         requests = read_columns(self.folder / name / "requests.arrow")
         candidates = read_columns(self.folder / name / "candidates.arrow")
         labels = [_flat(candidates[f"label.{task}"]) for task in self.schema.tasks]
-        first = _flat(requests["first_candidate"])
+        first = _first_candidates(self.folder / name / "requests.arrow", len(labels[0]))
         item, user = candidates.get("item"), requests.get("user")
         windows = {
             each.name: (
@@ -95,10 +95,10 @@ class Dataset:
             users=self.users,
             items=self.items,
             stores=self.stores,
-            user=torch.zeros(len(first), dtype=torch.int32) if user is None else _flat(user),
+            user=torch.zeros(len(first) - 1, dtype=torch.int32) if user is None else _flat(user),
             request=without_prefix(requests),
             windows=windows,
-            first_candidate=torch.cat([first, first.new_tensor([len(labels[0])])]),
+            first_candidate=first,
             item=None if item is None else _flat(item),
             candidate=without_prefix(candidates),
             labels=labels,
@@ -141,6 +141,23 @@ class Dataset:
                 str(self.folder), expected="a data set with appended rows", found="one without"
             )
         return int(appended[-1]["first_new_train_request"])
+
+
+def _first_candidates(path: Path, candidates: int) -> torch.Tensor:
+    """Where the candidates of each request begin, and the end ``(R + 1,)``.
+
+    A copy, in short numbers where they suffice. The file is mapped apart for it and let go, or what
+    is copied would take memory twice.
+
+    Args:
+        path: of the requests.
+        candidates: how many there are.
+    """
+    stored = _flat(read_columns(path)["first_candidate"])
+    short = candidates <= torch.iinfo(torch.int32).max
+    first = stored.new_empty(len(stored) + 1, dtype=torch.int32 if short else stored.dtype)
+    first[:-1], first[-1] = stored, candidates
+    return first
 
 
 def _flat(column: object) -> torch.Tensor:

@@ -108,7 +108,8 @@ class Loader(Generic[Made]):
             yield requests[self._shuffled(len(requests))]
 
     def _shuffled(self, size: int) -> Tensor:
-        return torch.randperm(size, generator=self._random)
+        # an order is held while its batches are made: in numbers of half the length
+        return torch.randperm(size, generator=self._random, dtype=torch.int32)
 
     def _cut(self, orders: Iterable[Tensor]) -> Iterator[Tensor]:
         """The requests of each batch."""
