@@ -55,6 +55,12 @@ def test_what_one_has_looked_up_serves_both(monkeypatch):
     assert len(looked_up) == 2
 
 
+def test_parts_that_are_there_are_copied_once():
+    left, right = (Joined([torch.tensor([[x], [x + 1]]), torch.zeros(2, 1)]) for x in (3.0, 7.0))
+    assert beside(left, right).whole.tolist() == [[3.0, 0.0, 7.0, 0.0], [4.0, 0.0, 8.0, 0.0]]
+    assert "whole" not in {**vars(left), **vars(right)}
+
+
 def test_tensors_are_rows_too():
     x, weight = torch.randn(3, 2), torch.randn(4, 2)
     assert whole(x) is x

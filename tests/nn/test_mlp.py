@@ -41,6 +41,20 @@ def test_split_linear_by_hand(set_parameters):
     assert out.tolist() == [[38.5], [21.5], [23.5]]
 
 
+@pytest.mark.parametrize("request_of_candidate", [[0, 1, 2], [2, 1, 0]])
+def test_split_linear_of_one_candidate_each(request_of_candidate):
+    layer, request, candidate = nn.Linear(5, 4).double(), randn(3, 2), randn(3, 3)
+    inputs = (request, candidate, *layer.parameters())
+    split = split_linear(layer, request, candidate, torch.tensor(request_of_candidate))
+    whole = layer(torch.cat([request[request_of_candidate], candidate], dim=1))
+    torch.testing.assert_close(split, whole, rtol=0, atol=1e-10)
+    cotangent = torch.randn_like(whole)
+    of_split, of_whole = (torch.autograd.grad(x, inputs, cotangent) for x in (split, whole))
+    torch.testing.assert_close(of_split, of_whole, rtol=0, atol=1e-10)
+    adds_up = "Add" in split.grad_fn.name() and "Addmm" not in split.grad_fn.name()
+    assert adds_up == (request_of_candidate != [0, 1, 2])  # else two outputs and their sum
+
+
 @pytest.mark.parametrize("hidden_units", [(), (4,), (4, 3)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from finerank.nn import host
 from finerank.nn.activations import ActivationName
 from finerank.nn.cross import CrossNetwork, CrossNetworkV2
+from finerank.nn.jagged import is_one_each
 from finerank.nn.joined import Joined, Rows, beside, spread, whole
 from finerank.nn.mlp import MLP, NormalizationName
 
@@ -114,9 +115,12 @@ class CrossAndDeep(Interaction):
 
     def forward(self, request: Rows, candidate: Rows, request_of_candidate: Tensor) -> Rows:
         """Return ``(B, W)``."""
-        x_0 = whole(side_by_side(request, candidate, request_of_candidate))
-        crossed: Tensor = self.cross(x_0)
+        both = side_by_side(request, candidate, request_of_candidate)
+        crossed: Tensor = self.cross(whole(both))
         if self.stacked:
             return torch.as_tensor(self.deep(crossed))
-        deep = self.deep.forward_split(request, candidate, request_of_candidate)
+        if is_one_each(request_of_candidate, len(request)):
+            deep = self.deep(both)  # which are side by side by now
+        else:
+            deep = self.deep.forward_split(request, candidate, request_of_candidate)
         return Joined([crossed, deep]) if host.is_readable(deep) else beside(crossed, deep)

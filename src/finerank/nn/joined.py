@@ -68,7 +68,7 @@ class Joined:
     @cached_property
     def whole(self) -> Tensor:
         """All parts, looked up ``(B, W)``."""
-        if self._halves:
+        if self._halves and self._looked:  # else there is nothing that a half has done already
             return _side_by_side([half.whole for half in self._halves])
         found: Iterator[Tensor] = iter(())
         if self._looked:

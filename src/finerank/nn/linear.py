@@ -5,8 +5,8 @@ Shape letters: ``R`` requests, ``B`` candidates, ``Wr`` and ``Wc`` their widths,
 
 from torch import Tensor, nn
 
-from finerank.nn.jagged import spread
-from finerank.nn.joined import Rows, linear, width_of
+from finerank.nn.jagged import is_one_each, spread
+from finerank.nn.joined import Rows, beside, linear, width_of
 
 
 class Linear(nn.Linear):
@@ -24,7 +24,8 @@ def split_linear(
 
     .. math:: W [r; c] + b = (W_r r + b) + W_c c
 
-    The bracket is computed once for each request, and the concatenation is never built.
+    The bracket is computed once for each request, and the concatenation is never built; where
+    each request has one candidate there is nothing to gain by that, and it is.
 
     Args:
         layer: Of ``Wr + Wc`` inputs, the request's first.
@@ -40,6 +41,8 @@ def split_linear(
         return linear(candidate, layer.weight, layer.bias)
     if width == layer.in_features:
         return spread(linear(request, layer.weight, layer.bias), request_of_candidate)
+    if is_one_each(request_of_candidate, len(request)):
+        return linear(beside(request, candidate), layer.weight, layer.bias)
     request_weight, candidate_weight = layer.weight.tensor_split([width], dim=1)
     of_request = linear(request, request_weight, layer.bias)  # (R, H)
     of_candidates = spread(of_request, request_of_candidate)  # (B, H)
