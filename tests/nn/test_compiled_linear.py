@@ -78,6 +78,14 @@ def test_equals_torch(rows, members, inputs, outputs, bias, relu):
         torch.testing.assert_close(each.double(), other, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.usefixtures("_shares")
+def test_a_weights_gradient_holds_no_memory_of_other_shares():
+    x, weight = torch.randn(60, 1, 32), torch.randn(1, 16, 32, requires_grad=True)
+    linear(x, weight, None).sum().backward()
+    found = product_of_rows(x.squeeze(1), torch.randn(60, 16))
+    assert [each.untyped_storage().nbytes() for each in (weight.grad, found)] == [4 * 16 * 32] * 2
+
+
 def test_what_is_not_a_number_stays_so():
     x = torch.zeros(1, 1, 16)
     x[0, 0, 3] = float("nan")

@@ -133,9 +133,9 @@ def product_of_rows(x: Tensor, y: Tensor) -> Tensor:
     """
     x, y = x.contiguous(), y.contiguous().unsqueeze(1)
     work = _work(y, x.shape[1], None, relu=False)  # that of a weight's gradient, y's map to x
-    output = x.new_empty(work.shares, x.shape[1], y.shape[2])
+    output = x.new_empty(x.shape[1], y.shape[2])
     library.call("members_backward", work, x, None, output)
-    return library.added_up(output)
+    return output
 
 
 class _Linear(torch.autograd.Function):
@@ -163,12 +163,12 @@ class _Linear(torch.autograd.Function):
         work = _work(x, weight.shape[1], weight, relu=ctx.relu)
         needs_x, needs_weight, *_ = ctx.needs_input_grad
         of_x = torch.empty_like(x) if needs_x else None
-        of_weight = weight.new_empty(work.shares, *weight.shape) if needs_weight else None
+        of_weight = torch.empty_like(weight) if needs_weight else None
         gradient = gradient.to(weight.dtype).contiguous()
         library.call("members_backward", work, gradient, of_x, of_weight)
         return (
             None if of_x is None else of_x.to(ctx.dtype),
-            None if of_weight is None else library.added_up(of_weight),
+            of_weight,
             gradient.sum(dim=0) if ctx.has_bias else None,
             None,
         )

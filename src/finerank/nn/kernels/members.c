@@ -27,7 +27,8 @@ typedef struct {
   float *output;     /* (rows, members, outputs) */
   const float *gradient;
   float *of_input;  /* (rows, members, inputs); NULL: it needs none */
-  float *of_weight; /* (shares, members, outputs, inputs); NULL: it needs none */
+  float *of_weight; /* (members, outputs, inputs), of the first share; NULL: it needs none */
+  float *of_others; /* of the shares behind it (shares - 1, members, outputs, inputs) */
 } Task;
 
 /* Copy a matrix; the distance of its rows may be another. */
@@ -120,10 +121,15 @@ static void backward_share(void *argument, int64_t share) {
   int64_t input_row = members->members * inputs, output_row = members->members * outputs;
   int64_t filled = filled_up(inputs);
   float *active = zeros(TILE * filled), *tile = numbers(TILE * filled);
-  float *of_weight = task->of_weight == NULL ? NULL : numbers(outputs * filled);
+  int64_t size = outputs * inputs;
+  float *wide = task->of_weight == NULL || filled == inputs ? NULL : numbers(outputs * filled);
+  float *of_share = task->of_weight;
+  if (of_share != NULL && share > 0)
+    of_share = task->of_others + (share - 1) * members->members * size;
   part_of(members->rows, share, members->shares, &row, &end);
   for (int64_t member = 0; member < members->members; member++) {
-    int64_t place = share * members->members + member;
+    float *of_member = task->of_weight == NULL ? NULL : of_share + member * size;
+    float *of_weight = wide == NULL ? of_member : wide;
     float *weight = task->of_input == NULL ? NULL
                                            : pack(members->weight + member * outputs * inputs,
                                                   outputs, inputs, filled, inputs, 1);
@@ -145,24 +151,29 @@ static void backward_share(void *argument, int64_t share) {
       if (to == tile) copy(rows, inputs, tile, filled, of_input, input_row);
       if (members->relu) closed(members, input, rows, of_input);
     }
-    if (of_weight != NULL)
-      copy(outputs, inputs, of_weight, filled, task->of_weight + place * outputs * inputs, inputs);
+    if (wide != NULL) copy(outputs, inputs, wide, filled, of_member, inputs);
     free(weight);
   }
   free(active);
   free(tile);
-  free(of_weight);
+  free(wide);
 }
 
 /* output (rows, members, outputs): each member's input times its weight, and its bias. */
 EXPORT void finerank_members_forward(const Members *members, const float *bias, float *output) {
-  Task task = {members, bias, output, NULL, NULL, NULL};
+  Task task = {members, bias, output, NULL, NULL, NULL, NULL};
   run(forward_share, &task, members->shares);
 }
 
-/* The gradients of the input, and by share of the weights; those that are not NULL. */
+/* The gradients of the input and of the weights; those that are not NULL. */
 EXPORT void finerank_members_backward(const Members *members, const float *gradient,
                                       float *of_input, float *of_weight) {
-  Task task = {members, NULL, NULL, gradient, of_input, of_weight};
+  int64_t size = members->members * members->outputs * members->inputs;
+  int64_t others = of_weight == NULL ? 0 : members->shares - 1;
+  float *of_others = others == 0 ? NULL : numbers(others * size);
+  Task task = {members, NULL, NULL, gradient, of_input, of_weight, of_others};
   run(backward_share, &task, members->shares);
+  for (int64_t other = 0; other < others; other++)
+    for (int64_t i = 0; i < size; i++) of_weight[i] += of_others[other * size + i];
+  free(of_others);
 }
