@@ -23,6 +23,7 @@ typedef struct {
 
 typedef struct {
   const Members *members;
+  const float *packed; /* the only member's weight; NULL: each share packs one after another */
   const float *bias; /* (members, outputs); NULL: zeros */
   float *output;     /* (rows, members, outputs) */
   const float *gradient;
@@ -81,6 +82,19 @@ static void fill(int64_t rows, int64_t width, const float *numbers_of_row, float
   }
 }
 
+/* A member's weight as the products take it: for its output, and for the gradient of its input. */
+static float *packed_forward(const Members *members, int64_t member) {
+  int64_t inputs = members->inputs, outputs = members->outputs;
+  const float *weight = members->weight + member * outputs * inputs;
+  return pack(weight, inputs, outputs, filled_up(outputs), 1, inputs);
+}
+
+static float *packed_backward(const Members *members, int64_t member) {
+  int64_t inputs = members->inputs, outputs = members->outputs;
+  const float *weight = members->weight + member * outputs * inputs;
+  return pack(weight, outputs, inputs, filled_up(inputs), inputs, 1);
+}
+
 static void forward_share(void *argument, int64_t share) {
   const Task *task = argument;
   const Members *members = task->members;
@@ -91,8 +105,8 @@ static void forward_share(void *argument, int64_t share) {
   part_of(members->rows, share, members->shares, &row, &end);
   for (int64_t member = 0; member < members->members; member++) {
     const float *bias = task->bias == NULL ? NULL : task->bias + member * outputs;
-    float *weight = pack(members->weight + member * outputs * inputs, inputs, outputs, filled, 1,
-                         inputs);
+    float *own = task->packed == NULL ? packed_forward(members, member) : NULL;
+    const float *weight = own == NULL ? task->packed : own;
     for (int64_t at = row; at < end; at += TILE) {
       int64_t rows = smaller(TILE, end - at);
       const float *input = members->input + at * input_row + member * inputs;
@@ -108,7 +122,7 @@ static void forward_share(void *argument, int64_t share) {
       }
       if (to == tile) copy(rows, outputs, tile, filled, output, output_row);
     }
-    free(weight);
+    free(own);
   }
   free(active);
   free(tile);
@@ -130,9 +144,9 @@ static void backward_share(void *argument, int64_t share) {
   for (int64_t member = 0; member < members->members; member++) {
     float *of_member = task->of_weight == NULL ? NULL : of_share + member * size;
     float *of_weight = wide == NULL ? of_member : wide;
-    float *weight = task->of_input == NULL ? NULL
-                                           : pack(members->weight + member * outputs * inputs,
-                                                  outputs, inputs, filled, inputs, 1);
+    int needs_own = task->of_input != NULL && task->packed == NULL;
+    float *own = needs_own ? packed_backward(members, member) : NULL;
+    const float *weight = own == NULL ? task->packed : own;
     if (of_weight != NULL) memset(of_weight, 0, (size_t)(outputs * filled) * 4);
     for (int64_t at = row; at < end; at += TILE) {
       int64_t rows = smaller(TILE, end - at);
@@ -152,7 +166,7 @@ static void backward_share(void *argument, int64_t share) {
       if (members->relu) closed(members, input, rows, of_input);
     }
     if (wide != NULL) copy(outputs, inputs, wide, filled, of_member, inputs);
-    free(weight);
+    free(own);
   }
   free(active);
   free(tile);
@@ -161,8 +175,10 @@ static void backward_share(void *argument, int64_t share) {
 
 /* output (rows, members, outputs): each member's input times its weight, and its bias. */
 EXPORT void finerank_members_forward(const Members *members, const float *bias, float *output) {
-  Task task = {members, bias, output, NULL, NULL, NULL, NULL};
+  float *packed = members->members == 1 ? packed_forward(members, 0) : NULL;
+  Task task = {members, packed, bias, output, NULL, NULL, NULL, NULL};
   run(forward_share, &task, members->shares);
+  free(packed);
 }
 
 /* The gradients of the input and of the weights; those that are not NULL. */
@@ -171,9 +187,12 @@ EXPORT void finerank_members_backward(const Members *members, const float *gradi
   int64_t size = members->members * members->outputs * members->inputs;
   int64_t others = of_weight == NULL ? 0 : members->shares - 1;
   float *of_others = others == 0 ? NULL : numbers(others * size);
-  Task task = {members, NULL, NULL, gradient, of_input, of_weight, of_others};
+  int is_one = members->members == 1 && of_input != NULL;
+  float *packed = is_one ? packed_backward(members, 0) : NULL;
+  Task task = {members, packed, NULL, NULL, gradient, of_input, of_weight, of_others};
   run(backward_share, &task, members->shares);
   for (int64_t other = 0; other < others; other++)
     for (int64_t i = 0; i < size; i++) of_weight[i] += of_others[other * size + i];
   free(of_others);
+  free(packed);
 }
