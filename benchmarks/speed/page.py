@@ -32,11 +32,11 @@ instead of lazy Adam. All ratios but those that say so are of float32.
   warm-up.
 - **step**: the same loop on batches that are made already: forward, backward, optimiser. On a GPU
   finerank makes its batches there, as a part of the step.
-- **floor**, on a CPU: the step's bare matrix products as the model is written, forward and twice backward, by
-  the faster of torch's two libraries for each, and one read and write of the batch's embedding rows
-  with both moments of Adam, without any padding. A share of the floor of 100 % would leave no time
-  for anything else; above it products were left out (finerank maps ids that repeat themselves in a
-  batch once, and looks the result up) or shorter (bfloat16).
+- **floor**, on a CPU: the step's bare matrix products as the model is written, forward and twice
+  backward, by the faster of torch's two libraries for each, and one read and write of the batch's
+  embedding rows with both moments of Adam, without any padding. A share of the floor of 100 % would
+  leave no time for anything else; above it products were left out (finerank maps ids that repeat
+  themselves in a batch once, and looks the result up) or shorter (bfloat16).
 - Samples a second are medians over rounds, with the least and the most; rounds after the first
   repeat only the two fastest other libraries. Memory is the process's
   own, without those of loader workers: resident before training (library and data loaded), and the

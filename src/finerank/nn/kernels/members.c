@@ -24,8 +24,8 @@ typedef struct {
 typedef struct {
   const Members *members;
   const float *packed; /* the only member's weight; NULL: each share packs one after another */
-  const float *bias; /* (members, outputs); NULL: zeros */
-  float *output;     /* (rows, members, outputs) */
+  const float *bias;   /* (members, outputs); NULL: zeros */
+  float *output;       /* (rows, members, outputs) */
   const float *gradient;
   float *of_input;  /* (rows, members, inputs); NULL: it needs none */
   float *of_weight; /* (members, outputs, inputs), of the first share; NULL: it needs none */
@@ -173,6 +173,16 @@ static void backward_share(void *argument, int64_t share) {
   free(wide);
 }
 
+/* Add what the other shares found of some of the weights' gradients to what the first did. */
+static void add_share(void *argument, int64_t share) {
+  const Task *task = argument;
+  const Members *members = task->members;
+  int64_t size = members->members * members->outputs * members->inputs, begin, end;
+  part_of(size, share, members->shares, &begin, &end);
+  for (int64_t other = 0; other < members->shares - 1; other++)
+    for (int64_t i = begin; i < end; i++) task->of_weight[i] += task->of_others[other * size + i];
+}
+
 /* output (rows, members, outputs): each member's input times its weight, and its bias. */
 EXPORT void finerank_members_forward(const Members *members, const float *bias, float *output) {
   float *packed = members->members == 1 ? packed_forward(members, 0) : NULL;
@@ -191,8 +201,7 @@ EXPORT void finerank_members_backward(const Members *members, const float *gradi
   float *packed = is_one ? packed_backward(members, 0) : NULL;
   Task task = {members, packed, NULL, NULL, gradient, of_input, of_weight, of_others};
   run(backward_share, &task, members->shares);
-  for (int64_t other = 0; other < others; other++)
-    for (int64_t i = 0; i < size; i++) of_weight[i] += of_others[other * size + i];
+  if (others > 0) run(add_share, &task, members->shares);
   free(of_others);
   free(packed);
 }
