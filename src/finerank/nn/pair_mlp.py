@@ -7,7 +7,7 @@ Shape letters: ``B`` candidates, ``N`` history steps, ``P`` pairs, ``D`` the can
 multiple of 16, ``K`` shares of the pairs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +19,10 @@ from finerank.nn import host
 from finerank.nn.activations import Dice
 from finerank.nn.jagged import segment_softmax, sum_segments
 from finerank.nn.kernels import library
-from finerank.nn.kernels.pairs import Activation, PairsOf, Upstream
+from finerank.nn.kernels.pairs import PairsOf, Upstream
 from finerank.nn.mlp import MLP
 from finerank.nn.normalization import BatchNorm
+from finerank.nn.pair_layers import Gate, filled, gate_of, gradients_of, layers_of, slopes_of
 from finerank.nn.pair_linear import Columns
 from finerank.nn.pairs import Pairs
 from finerank.nn.products import product, product_of_rows
@@ -80,7 +81,7 @@ def attended(
     learned = [
         each
         for linear, activation in zip(mlp.linears, activations, strict=True)
-        for each in (linear.weight, linear.bias, _slopes(activation))
+        for each in (linear.weight, linear.bias, slopes_of(activation))
     ]
     for norm in norms:
         if norm is not None and norm.training:
@@ -101,29 +102,12 @@ def attended(
     return sums
 
 
-def _slopes(activation: nn.Module) -> Tensor | None:
-    """What an activation learns; None: a ReLU, which learns nothing."""
-    match activation:
-        case Dice():
-            return activation.alpha
-        case nn.PReLU():
-            return activation.weight
-        case _:
-            return None
-
-
 def _first_steps(pairs: Pairs) -> Tensor:
     """The step of each candidate's first pair ``(B,)``; of those without, some number between."""
     starts = pairs.offsets[:-1]
     if pairs.step is None:
         return starts
     return pairs.step.index_select(0, starts.clamp(max=len(pairs.step) - 1))
-
-
-def _filled(x: Tensor) -> Tensor:
-    """With zeros up to an aligned width."""
-    more = -x.shape[-1] % library.ALIGNED
-    return (functional.pad(x, (0, more)) if more else x).contiguous()
 
 
 class _Work(NamedTuple):
@@ -166,93 +150,6 @@ def _work_of(candidate: Tensor, values: Tensor, pairs: Pairs) -> _Work:
     return _Work(argument, offsets.index_select(0, bounds).diff(), tensors)
 
 
-class _Layer(NamedTuple):
-    """A linear map and the slopes of the activation behind it, which are None of a ReLU."""
-
-    weight: Tensor
-    bias: Tensor | None
-    slopes: Tensor | None
-
-    @property
-    def inputs(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.outputs + -self.outputs % library.ALIGNED
-
-    def filled_bias(self) -> Tensor:
-        """``(W,)``."""
-        if self.bias is None:
-            return self.weight.new_zeros(self.width)
-        return _filled(self.bias)
-
-
-def _layers(learned: Sequence[Tensor | None]) -> Iterator[_Layer]:
-    for place in range(0, len(learned), 3):
-        weight, bias, slopes = learned[place : place + 3]
-        assert weight is not None
-        yield _Layer(weight.contiguous(), bias, slopes)
-
-
-class _Gate(NamedTuple):
-    """An activation in a batch, as in C: its slopes, and of Dice the statistics ``(W,)``."""
-
-    alpha: Tensor
-    mean: Tensor | None = None
-    inverse_std: Tensor | None = None
-    scale: Tensor | None = None
-    slope: Tensor | None = None
-    constant: Tensor | None = None
-
-    def argument(self) -> Activation:
-        return Activation(*(library.address(each) for each in self))
-
-    def with_sums(self, total: Tensor, along: Tensor, rows: int) -> "_Gate":
-        """With what the gradient through the statistics takes, as in `finerank.nn.activations`."""
-        if self.mean is None or self.inverse_std is None:
-            return self
-        total, along = total.to(self.alpha.dtype), along.to(self.alpha.dtype)
-        scale = (1 - self.alpha) * self.inverse_std
-        slope = scale * self.inverse_std.square() * along / rows
-        return self._replace(
-            scale=scale, slope=slope, constant=self.mean * slope - scale * total / rows
-        )
-
-
-def _gate(
-    layer: _Layer, norm: BatchNorm | None, statistics: Tensor | None, counts: Tensor
-) -> _Gate:
-    """A layer's activation; Dice by the statistics of the batch, or else the running ones."""
-    slopes = layer.slopes
-    alpha = layer.weight.new_zeros(layer.width) if slopes is None else _filled(slopes.detach())
-    if norm is None:
-        return _Gate(alpha)
-    if statistics is None:
-        mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None
-        assert variance is not None
-    else:
-        mean, variance = _mean_and_variance(statistics, counts)
-        mean, variance = (x[: layer.outputs].to(alpha.dtype) for x in (mean, variance))
-        norm.keep(mean, variance, int(counts.sum()))
-    return _Gate(alpha, _filled(mean), _filled((variance + norm.eps).rsqrt()))
-
-
-def _mean_and_variance(statistics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Of all rows ``(W,)``, from each share's mean and sum of squares about it ``(K, 2, W)``."""
-    means, squares = statistics.unbind(1)
-    rows = counts.sum()
-    shares = (counts / rows).to(means.dtype).unsqueeze(1)  # (K, 1)
-    mean = (shares * means).sum(dim=0)
-    between = (shares * (means - mean).square()).sum(dim=0)
-    return mean, squares.sum(dim=0) / rows + between
-
-
 class _Attended(torch.autograd.Function):
     """Layer by layer, as Dice's statistics are of all rows; a gradient's way back likewise."""
 
@@ -269,8 +166,8 @@ class _Attended(torch.autograd.Function):
     ) -> Tensor:
         candidate, values = candidate.contiguous(), values.contiguous()
         work, rows = _work_of(candidate, values, pairs), len(pairs.candidate)
-        *layers, last = _layers(learned)
-        gates: list[_Gate] = []
+        *layers, last = layers_of(learned)
+        gates: list[Gate] = []
         outputs: list[Tensor] = []  # (P, W) of each layer's linear map
         for layer, norm in zip(layers, norms, strict=True):
             output = values.new_empty(rows, layer.width)
@@ -281,9 +178,9 @@ class _Attended(torch.autograd.Function):
                 by_candidate = product(candidate, columns.of_candidate)  # (B, O)
                 if layer.bias is not None:
                     by_candidate += layer.bias
-                by_candidate, by_step = _filled(by_candidate), None
+                by_candidate, by_step = filled(by_candidate), None
                 if columns.of_step is not None:
-                    by_step = _filled(product(values, columns.of_step))  # (N, W)
+                    by_step = filled(product(values, columns.of_step))  # (N, W)
                 library.call(
                     "first", work.pairs, by_candidate, by_step, columns.of_pair, layer.outputs,
                     layer.width, output, statistics,
@@ -294,12 +191,12 @@ class _Attended(torch.autograd.Function):
                     outputs[-1].shape[1], layer.weight, layer.filled_bias(), layer.outputs,
                     layer.width, output, statistics,
                 )  # fmt: skip
-            gates.append(_gate(layer, norm, statistics, work.counts))
+            gates.append(gate_of(layer, norm, statistics, work.counts))
             outputs.append(output)
         weights = values.new_empty(rows)
         library.call(
             "last", work.pairs, gates[-1].argument(), outputs[-1], outputs[-1].shape[1],
-            _filled(last.weight[0]), last.filled_bias(), weights,
+            filled(last.weight[0]), last.filled_bias(), weights,
         )  # fmt: skip
         if softmax:
             weights = segment_softmax(weights, pairs.offsets)
@@ -322,13 +219,13 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
     gates, depth, joint = ctx.gates, len(ctx.gates), ctx.pairs.step is None
     candidate, values, weights, *learned = ctx.saved_tensors
     work, outputs = _taken(ctx)
-    *layers, last = _layers(learned)
+    *layers, last = layers_of(learned)
     of_sums, rows = of_sums.contiguous(), len(weights)
     gradient = torch.empty_like(weights)  # of each pair's weight, then of its logit (P,)
     library.call("sum_gradient", work.pairs, of_sums, gradient)
     if ctx.softmax:
         gradient = _softmax_gradient(weights, gradient, ctx.pairs)
-    last_weight = _filled(last.weight[0])
+    last_weight = filled(last.weight[0])
     sums = work.sums(4, layers[-1].width)
     library.call(
         "last_gradient", work.pairs, gates[-1].argument(), outputs[-1], layers[-1].width,
@@ -354,7 +251,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
             layer.outputs, layer.width, of_weights, of_inputs, of_bias, sums,
         )  # fmt: skip
         of_bias, of_weights = map(library.added_up, (of_bias, of_weights))
-        found += _found(layer, of_slopes, of_bias, of_weights.t())
+        found += gradients_of(layer, of_slopes, of_bias, of_weights.t())
         of_slopes, *of_normal = library.added_up(sums)
         upstream = Upstream(None, None, library.address(of_inputs))
         held.append(of_inputs)
@@ -379,7 +276,7 @@ def _gradients(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:  # noqa:
         of_values += product(by_step, columns.of_step.t())
         of_weight.append(product_of_rows(by_step, values))
     of_weight.append(library.added_up(of_pair)[:, : layer.outputs].t())
-    found += _found(layer, of_slopes, by_candidate.sum(dim=0), torch.cat(of_weight, dim=1))
+    found += gradients_of(layer, of_slopes, by_candidate.sum(dim=0), torch.cat(of_weight, dim=1))
     return of_candidate, of_values, None, None, None, None, *reversed(found)
 
 
@@ -405,13 +302,3 @@ def _softmax_gradient(weights: Tensor, gradient: Tensor, pairs: Pairs) -> Tensor
     """The gradient of the logits ``(P,)`` from that of their softmax, within each candidate."""
     along = sum_segments((weights * gradient).unsqueeze(1), pairs.offsets).squeeze(1)  # (B,)
     return weights * (gradient - along.index_select(0, pairs.candidate))
-
-
-def _found(
-    layer: _Layer, of_slopes: Tensor, of_bias: Tensor, of_weight: Tensor
-) -> Iterator[Tensor | None]:
-    """The gradients of what a layer learns, last first."""
-    dtype, outputs = layer.weight.dtype, layer.outputs
-    yield None if layer.slopes is None else of_slopes[:outputs].to(dtype)
-    yield None if layer.bias is None else of_bias[:outputs].to(dtype)
-    yield of_weight[:outputs].to(dtype)
