@@ -214,11 +214,20 @@ def test_appending_gives_what_preparing_the_union_gives(
 
 
 def check_vocabularies(stages, logs):
-    """Ids stay; new ones come behind, the most frequent first, up to max_size."""
+    """Ids stay; new ones come behind, the most frequent first, up to max_size.
+
+    An unlabelled row is no example, and counts where it comes before the first one to validate on.
+    """
     for day, (before, after) in enumerate(pairwise(stages), start=1):
+        valid_from = DAY * day + VALID
+        labelled = [r["at"] for r in logs[day] if r["click"] is not None]
+        first_valid = min(at for at in labelled if at >= valid_from)
+        fitted_on = [
+            r for r in logs[day] if r["at"] < (first_valid if r["click"] is None else valid_from)
+        ]
         for name in ("uid", "iid", "device"):
             old = values(before, name)
-            counts = Counter(r[name] for r in logs[day] if r["at"] < DAY * day + VALID)
+            counts = Counter(r[name] for r in fitted_on)
             new = sorted(counts.keys() - {*old}, key=lambda each: (-counts[each], each))
             most = 6 if name == "iid" else None
             assert values(after, name) == (old + new)[: max(len(old), most) if most else None]
