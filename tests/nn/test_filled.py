@@ -1,5 +1,7 @@
 """Statistics of the rows that count are those of a batch without the others."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,7 +9,11 @@ from finerank.nn.activations import Dice
 from finerank.nn.filled import counting, rows_that_count
 from finerank.nn.normalization import BatchNorm
 
-BLOCKS = {"dice": Dice, "batch norm": BatchNorm}
+BLOCKS = {
+    "dice": Dice,
+    "batch norm": BatchNorm,
+    "batch norm that learns nothing": partial(BatchNorm, affine=False),
+}
 ROWS, FILLING, WIDTH = 7, 3, 4
 
 

@@ -58,28 +58,16 @@ def take_columns(
 
 
 def side_by_side(columns: Mapping[str, Column], device: torch.device) -> dict[str, Column]:
-    """A copy on a device, of those with a number a row side by side in a matrix of their type."""
-    by_type: dict[torch.dtype, list[str]] = {}
+    """Those with a number a row, copied to a device side by side in a matrix of their type."""
+    by_type: dict[torch.dtype, dict[str, Tensor]] = {}
     for name, column in columns.items():
         if isinstance(column, Tensor) and column.ndim == 1:
-            by_type.setdefault(column.dtype, []).append(name)
+            by_type.setdefault(column.dtype, {})[name] = column
     copied: dict[str, Column] = {}
-    for names in by_type.values():
-        matrix = torch.stack([_tensor(columns[name]) for name in names], dim=1).to(device)  # (R, F)
-        copied.update(zip(names, matrix.unbind(1), strict=True))
-    return {
-        name: copied[name]
-        if name in copied
-        else Jagged(*(each.to(device) for each in column))
-        if isinstance(column, Jagged)
-        else column.to(device)
-        for name, column in columns.items()
-    }
-
-
-def _tensor(column: Column) -> Tensor:
-    assert not isinstance(column, Jagged)
-    return column
+    for group in by_type.values():
+        matrix = torch.stack([*group.values()], dim=1).to(device)  # (R, F)
+        copied.update(zip(group, matrix.unbind(1), strict=True))
+    return copied
 
 
 def _of_matrices(columns: Mapping[str, Column], rows: Tensor) -> dict[str, Column]:

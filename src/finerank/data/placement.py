@@ -71,12 +71,14 @@ class Placement:
 
     def _on_device(self, examples: Examples) -> Examples:
         """A copy on the device; a set's own columns side by side, for nobody shares them."""
-        shared = replace(examples, request={}, candidate={}).map(self._to_device)
+        own = [side_by_side(each, self.device) for each in (examples.request, examples.candidate)]
+        others = replace(
+            examples,
+            request={n: c for n, c in examples.request.items() if n not in own[0]},
+            candidate={n: c for n, c in examples.candidate.items() if n not in own[1]},
+        ).map(self._to_device)
         self._own_bytes += self._bytes_more(examples)
-        request, candidate = (
-            side_by_side(columns, self.device) for columns in (examples.request, examples.candidate)
-        )
-        return replace(shared, request=request, candidate=candidate)
+        return replace(others, request=others.request | own[0], candidate=others.candidate | own[1])
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         if id(tensor) not in self._moved:

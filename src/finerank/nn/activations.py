@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from finerank.nn import host
-from finerank.nn.filled import mask_of, mean_and_variance, rows_that_count
+from finerank.nn.filled import rows_that_count
 from finerank.nn.normalization import BatchNorm
 
 _PART = 2**18  # numbers of the rows that are worked on together: 1 MiB
@@ -132,11 +132,7 @@ def _normal(
             eps=norm.eps,
         )
         return normal, mean, inverse_std, None
-    mask = mask_of(s, count)
-    mean, variance = mean_and_variance(s, mask, count)
-    norm.keep(mean, variance, count)
-    inverse_std = (variance + norm.eps).rsqrt()
-    return (s - mean).mul_(inverse_std), mean, inverse_std, mask
+    return norm.by_rows_that_count(s, count)
 
 
 def activation(name: ActivationName, dim: int) -> nn.Module:

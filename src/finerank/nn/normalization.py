@@ -27,18 +27,26 @@ class BatchNorm(nn.BatchNorm1d):
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         if self.training and (count := rows_that_count()) is not None:
-            return self._of_rows_that_count(input, count)
+            self.count_batch()
+            long = input if self.running_mean is None else input.to(self.running_mean.dtype)
+            normal, *_ = self.by_rows_that_count(long, count)
+            if self.affine:
+                normal = torch.addcmul(self.bias, normal, self.weight)
+            return normal.to(input.dtype)
         return super().forward(input)
 
-    def _of_rows_that_count(self, x: Tensor, count: Tensor) -> Tensor:
-        """The rows normalised ``(B, H)`` by the statistics of those that count."""
-        dtype = x.dtype
-        x = x.to(self.weight.dtype)
-        mean, variance = mean_and_variance(x, mask_of(x, count), count)
-        self.count_batch()
+    def by_rows_that_count(self, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Normalise by the statistics of the rows that count, and keep these.
+
+        Returns:
+            The normalised rows ``(B, H)``, mean and inverse deviation ``(H,)``, and 1 for the rows
+            that count ``(B, 1)``, as `finerank.nn.filled.mask_of`.
+        """
+        mask = mask_of(x, count)
+        mean, variance = mean_and_variance(x, mask, count)
         self.keep(mean.detach(), variance.detach(), count)
-        normal = (x - mean) * (variance + self.eps).rsqrt()
-        return torch.addcmul(self.bias, normal, self.weight).to(dtype)
+        inverse_std = (variance + self.eps).rsqrt()
+        return (x - mean) * inverse_std, mean, inverse_std, mask
 
     def count_batch(self) -> None:
         """Count a batch whose statistics were taken elsewhere."""
