@@ -207,6 +207,18 @@ def test_recorded_anew_where_what_optimisers_keep_has_moved(made, recorders, mon
     assert_trained_alike(found, trained(examples))
 
 
+def test_recorded_anew_where_it_moved_in_a_step_that_was_told(made, recorders, monkeypatch):
+    monkeypatch.setattr(DeferredAdam, "_room", 8)
+    steps = iter(range(1000))
+    monkeypatch.setattr(module.Replay, "_is_unusual", lambda self, sizes: next(steps) == 7)
+    examples = examples_of(made, "one history")
+    found = trained(examples, epochs=1)
+    assert next(steps) > 8
+    assert len(recorders) > 1
+    monkeypatch.setattr(module, "is_possible", lambda examples: False)
+    assert_trained_alike(found, trained(examples, epochs=1))
+
+
 @pytest.mark.parametrize(("longest", "deviations"), [(2, 3), (30, 0), (900, 3)])
 def test_batches_of_many_steps(made, recorders, monkeypatch, longest, deviations):
     """Recorded once, or anew with more room, or the one that is by far the longest not at all."""

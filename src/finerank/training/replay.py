@@ -80,10 +80,10 @@ class Replay:
         The losses are overwritten by the next step.
         """
         sizes = {("requests",): len(requests.rows), **requests.sizes}
-        if self.warning or min(sizes.values()) < _FEWEST or self._is_unusual(sizes):
-            return self._told(sent(requests.rows, self._input.device), requests.sizes)
         if self._optimizers.make_room() or self._optimizers.learning_rate != self._learning_rate:
             self._recorded, self._learning_rate = None, self._optimizers.learning_rate
+        if self.warning or min(sizes.values()) < _FEWEST or self._is_unusual(sizes):
+            return self._told(sent(requests.rows, self._input.device), requests.sizes)
         if any(size >= self._room.get(name, 0) for name, size in sizes.items()):
             self._make_room(sizes)
         self._tell(requests.rows)
@@ -127,7 +127,7 @@ class Replay:
         for name, each in self._of_requests.items():
             if name != ("candidates",):
                 needed[name] = max(needed[name], each.usual(needed["requests",]))
-        filling = 1 if len(sizes) == len(_OF_FLAT) else _FILLING
+        filling = 1 if sizes.keys() == _OF_FLAT else _FILLING
         self._room = {
             name: max(self._room.get(name, 0), n + (filling if name in _OF_FLAT else 1))
             for name, n in needed.items()
